@@ -1,0 +1,1 @@
+"""The pack: see nodes/ and vdit_core/."""

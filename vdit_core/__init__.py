@@ -1,0 +1,1 @@
+"""The house: attention plans, measurements and hosts. Torch only, except `host/`."""

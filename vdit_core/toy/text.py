@@ -1,0 +1,43 @@
+"""The toy world's words: a closed vocabulary and one fixed vector per word."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+from .clips import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
+
+WORDS = ("a", "on", "background", *COLOURS, *SHAPES, *BACKGROUNDS, *MOTIONS)
+LENGTH = 16  # tokens per prompt, padded with zero vectors
+WIDTH = 64
+SEED = 2504  # of the word vectors, which are drawn once and never trained
+
+
+def word_ids(prompt: str) -> list[int]:
+    """Index of each word of `prompt` in WORDS; commas and full stops are ignored."""
+    words = re.findall(r"[^\s,.]+", prompt.lower())
+    if unknown := [w for w in words if w not in WORDS]:
+        raise ValueError(
+            f"prompt: the toy world does not know {', '.join(map(repr, unknown))}; "
+            f"its words are {', '.join(WORDS)}"
+        )
+    if len(words) > LENGTH:
+        raise ValueError(f"prompt: {len(words)} words, but the toy world reads at most {LENGTH}")
+    return [WORDS.index(w) for w in words]
+
+
+def word_vectors() -> Tensor:
+    """One vector per word, [len(WORDS), WIDTH], standard normal."""
+    generator = torch.Generator().manual_seed(SEED)
+    return torch.randn(len(WORDS), WIDTH, generator=generator)
+
+
+def embed(prompts: list[str], vectors: Tensor) -> Tensor:
+    """Embed prompts as [B, LENGTH, WIDTH]; positions after the last word are zero."""
+    out = vectors.new_zeros(len(prompts), LENGTH, vectors.shape[1])
+    for row, prompt in enumerate(prompts):
+        ids = word_ids(prompt)
+        out[row, : len(ids)] = vectors[ids]
+    return out
