@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import torch
 from comfy.ldm.wan.model import WanModel
 from comfy.ldm.wan.vae import WanVAE
 from torch import nn
 
-from ..toy.text import LENGTH, WIDTH
-
-WAN_CONFIG = {
-    "model_type": "t2v",
-    "patch_size": [1, 1, 1],
-    "text_len": LENGTH,
-    "in_dim": 16,
-    "out_dim": 16,
-    "dim": 128,
-    "ffn_dim": 384,
-    "freq_dim": 64,
-    "text_dim": WIDTH,
-    "num_heads": 4,
-    "num_layers": 6,
-}
-VAE_DIM = 8
+from ..toy.config import VAE_DIM, WAN_CONFIG
+from ..toy.latents import CHANNELS
 
 
 def trainable_wan(seed: int) -> WanModel:
@@ -48,7 +32,7 @@ def trainable_wan(seed: int) -> WanModel:
 def trainable_vae(seed: int) -> WanVAE:
     """A Wan 2.1 VAE with few channels and fresh weights, for training."""
     torch.manual_seed(seed)
-    network = WanVAE(dim=VAE_DIM, z_dim=16)
+    network = WanVAE(dim=VAE_DIM, z_dim=CHANNELS)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             nn.init.kaiming_uniform_(module.weight, a=5**0.5)

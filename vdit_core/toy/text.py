@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,17 +16,24 @@ WIDTH = 64
 SEED = 2504  # of the word vectors, which are drawn once and never trained
 
 
-def word_ids(prompt: str) -> list[int]:
-    """Index of each word of `prompt` in WORDS; commas and full stops are ignored."""
+def word_ids(prompt: str, known: Sequence[str] = WORDS) -> list[int]:
+    """Index of each word of `prompt` in `known`; commas and full stops are ignored."""
     words = re.findall(r"[^\s,.]+", prompt.lower())
-    if unknown := [w for w in words if w not in WORDS]:
+    if unknown := [w for w in words if w not in known]:
         raise ValueError(
             f"prompt: the toy world does not know {', '.join(map(repr, unknown))}; "
-            f"its words are {', '.join(WORDS)}"
+            f"its words are {', '.join(known)}"
         )
-    if len(words) > LENGTH:
-        raise ValueError(f"prompt: {len(words)} words, but the toy world reads at most {LENGTH}")
-    return [WORDS.index(w) for w in words]
+    return [known.index(w) for w in words]
+
+
+def check_length(words: int) -> None:
+    """Refuse a prompt of more words than the toy world reads."""
+    if words > LENGTH:
+        raise ValueError(
+            f"prompt: {words} words, but the toy world reads at most {LENGTH}; "
+            "leave out words such as 'a' and 'on'"
+        )
 
 
 def word_vectors() -> Tensor:
@@ -39,5 +47,6 @@ def embed(prompts: list[str], vectors: Tensor) -> Tensor:
     out = vectors.new_zeros(len(prompts), LENGTH, vectors.shape[1])
     for row, prompt in enumerate(prompts):
         ids = word_ids(prompt)
+        check_length(len(ids))
         out[row, : len(ids)] = vectors[ids]
     return out

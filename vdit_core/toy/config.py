@@ -1,0 +1,21 @@
+"""Sizes of the toy networks. The model file carries WAN_CONFIG, so ComfyUI can rebuild the model."""
+
+from __future__ import annotations
+
+from .latents import CHANNELS
+from .text import LENGTH, WIDTH
+
+WAN_CONFIG = {
+    "model_type": "t2v",
+    "patch_size": [1, 1, 1],
+    "text_len": LENGTH,
+    "in_dim": CHANNELS,
+    "out_dim": CHANNELS,
+    "dim": 128,
+    "ffn_dim": 384,
+    "freq_dim": 64,
+    "text_dim": WIDTH,
+    "num_heads": 4,
+    "num_layers": 6,
+}
+VAE_DIM = 8
