@@ -1,0 +1,28 @@
+"""Edits: one file per operation, each a pure function from plan to plan."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from ..plan import AttentionPlan
+from ..sites import Call
+
+
+class Change(Protocol):
+    """What an edit does to the plan of one call.
+
+    field: the field of the plan it sets. neutral: changes nothing, so need not run.
+    pairs: it needs a batch of source and target pairs.
+    """
+
+    @property
+    def field(self) -> str: ...
+    @property
+    def neutral(self) -> bool: ...
+    @property
+    def pairs(self) -> bool: ...
+    def apply(self, plan: AttentionPlan, call: Call, chosen: Tensor) -> AttentionPlan:
+        """chosen: [B, H] bool, the rows and heads asked for."""
+        ...

@@ -1,0 +1,39 @@
+"""Perturb: replace or mix the map with the identity or the uniform map (2504.12027, Fig. 1, 2, 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..plan import AttentionPlan, MapMix
+from ..sites import Call
+
+MAPS = ("identity", "uniform")
+
+
+@dataclass(frozen=True)
+class Perturb:
+    """(1 − strength) · A + strength · map for the chosen heads."""
+
+    map: str
+    strength: float
+    field = "map"
+    pairs = False
+
+    def __post_init__(self) -> None:
+        if self.map not in MAPS:
+            raise ValueError(f"map: got {self.map!r}, allowed are {' and '.join(MAPS)}")
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength: got {self.strength}, allowed is 0 to 1")
+
+    @property
+    def neutral(self) -> bool:
+        return self.strength == 0
+
+    def apply(self, plan: AttentionPlan, call: Call, chosen: Tensor) -> AttentionPlan:
+        weight = torch.where(chosen, self.strength, 0.0)
+        zero = torch.zeros_like(weight)
+        identity, uniform = (weight, zero) if self.map == "identity" else (zero, weight)
+        return plan.mixed(chosen, MapMix(identity, uniform))

@@ -1,0 +1,36 @@
+"""Transfer: the target of a pair uses its source's attention map (2504.10317 §3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..plan import REGIONS, AttentionPlan, Region, Source
+from ..sites import Call
+
+
+@dataclass(frozen=True)
+class PairTransfer:
+    """Row 1 of each pair takes Q and K of row 0; A' = (1 − strength) · A + strength · A_source."""
+
+    strength: float
+    region: Region = "all"
+    field = "source"
+    pairs = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength: got {self.strength}, allowed is 0 to 1")
+        if self.region not in REGIONS:
+            raise ValueError(f"region: got {self.region!r}, allowed are {', '.join(REGIONS)}")
+
+    @property
+    def neutral(self) -> bool:
+        return self.strength == 0
+
+    def apply(self, plan: AttentionPlan, call: Call, chosen: Tensor) -> AttentionPlan:
+        chosen = chosen & call.target_rows()[:, None]
+        strength = torch.where(chosen, self.strength, 0.0)
+        return plan.sourced(chosen, Source(call.source_rows(), strength, self.region))

@@ -1,0 +1,55 @@
+"""Where the tokens of a sequence lie in the video. The only place that unravels a token index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """A sequence of `prefix` other tokens, frames × rows × cols video tokens, `suffix` others."""
+
+    frames: int
+    rows: int
+    cols: int
+    prefix: int = 0
+    suffix: int = 0
+
+    def __len__(self) -> int:
+        return self.prefix + self.video_tokens + self.suffix
+
+    @property
+    def video_tokens(self) -> int:
+        return self.frames * self.rows * self.cols
+
+    @property
+    def video(self) -> slice:
+        """The span of the video tokens in the sequence."""
+        return slice(self.prefix, self.prefix + self.video_tokens)
+
+    def ravel(self, frame: Tensor, row: Tensor, col: Tensor) -> Tensor:
+        """Token index of a place in the video."""
+        return ((frame * self.rows) + row) * self.cols + col + self.prefix
+
+    def unravel(self, token: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Frame, row and column of video tokens; the inverse of `ravel`."""
+        index = token - self.prefix
+        per_frame = self.rows * self.cols
+        return index // per_frame, index % per_frame // self.cols, index % self.cols
+
+    def bins(self, size: int) -> Tensor:
+        """Bin of every video token for a map of at most `size` × `size`, [video_tokens] int64.
+
+        Bins are runs of neighbouring tokens of near equal length; while frames ≤ size none spans
+        two frames, otherwise each holds whole frames.
+        """
+        per_frame = self.rows * self.cols
+        token = torch.arange(self.video_tokens)
+        frame, place = token // per_frame, token % per_frame
+        if self.frames > size:
+            return frame * size // self.frames
+        each = min(size // self.frames, per_frame)
+        return frame * each + place * each // per_frame

@@ -1,0 +1,101 @@
+"""The attention plan: every edit of both papers in one normal form.
+
+For head h of batch row b,
+
+    out = gate · M V,   M = (1 − w_I − w_U) · A + w_I · I + w_U · U,
+    A = (1 − s) · P(own) + s · P(source),   P = softmax(threshold(S / T)),   S = c · Q Kᵀ
+
+A plan holds these numbers for one call and nothing else. All tensors live on the CPU and are tiny.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Region = Literal["all", "video→video"]
+REGIONS: tuple[Region, ...] = ("all", "video→video")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Whose Q and K a row uses. rows: [B] int64. strength: [B, H] in 0..1, 0 = its own."""
+
+    rows: Tensor
+    strength: Tensor
+    region: Region = "all"
+
+
+@dataclass(frozen=True)
+class MapMix:
+    """Weights of the identity and the uniform map beside the softmax map, each [B, H] in 0..1."""
+
+    identity: Tensor
+    uniform: Tensor
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Drop the smallest weights. rate: [B, H], the share of a head's weights to drop, 0 = none."""
+
+    rate: Tensor
+    renormalize: bool = True
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """What one attention call does; `None` leaves the field as the model has it.
+
+    temperature: [B, H] > 0, divides the scores. gate: [B, H], multiplies the output.
+    """
+
+    source: Source | None = None
+    temperature: Tensor | None = None
+    map: MapMix | None = None
+    threshold: Threshold | None = None
+    gate: Tensor | None = None
+
+    @property
+    def empty(self) -> bool:
+        return all(getattr(self, field.name) is None for field in fields(self))
+
+    def scaled(self, temperature: Tensor) -> AttentionPlan:
+        """Multiply the temperatures by [B, H]."""
+        own = self.temperature
+        return replace(self, temperature=temperature if own is None else own * temperature)
+
+    def gated(self, gate: Tensor) -> AttentionPlan:
+        """Multiply the gates by [B, H]."""
+        return replace(self, gate=gate if self.gate is None else self.gate * gate)
+
+    def mixed(self, chosen: Tensor, mix: MapMix) -> AttentionPlan:
+        """Set the map mixture where chosen [B, H]; the rest keeps what it had."""
+        if (own := self.map) is None:
+            own = MapMix(torch.zeros_like(mix.identity), torch.zeros_like(mix.uniform))
+        return replace(
+            self,
+            map=MapMix(
+                torch.where(chosen, mix.identity, own.identity),
+                torch.where(chosen, mix.uniform, own.uniform),
+            ),
+        )
+
+    def sourced(self, chosen: Tensor, source: Source) -> AttentionPlan:
+        """Set the source where chosen [B, H]; the rest keeps what it had."""
+        if self.source is None:
+            strength = torch.where(chosen, source.strength, 0.0)
+        else:
+            strength = torch.where(chosen, source.strength, self.source.strength)
+        return replace(self, source=replace(source, strength=strength))
+
+    def thinned(self, chosen: Tensor, threshold: Threshold) -> AttentionPlan:
+        """Set the threshold rate where chosen [B, H]; the rest keeps what it had."""
+        own = torch.zeros_like(threshold.rate) if self.threshold is None else self.threshold.rate
+        rate = torch.where(chosen, threshold.rate, own)
+        return replace(self, threshold=replace(threshold, rate=rate))
+
+
+UNTOUCHED = AttentionPlan()

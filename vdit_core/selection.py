@@ -1,0 +1,123 @@
+"""The layer grammar: how people write down layers, heads and steps.
+
+    all            every index              none     no index at all
+    0,3,19-21      numbers and ranges       mid      the middle one
+    -1  -4--1      counted from the end     !44      all of the others (or taken out of the list)
+
+Heads of several layers: `46:*; 44:3` is every head of layer 46 and head 3 of layer 44.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_RANGE = re.compile(r"(-?\d+)(?:-(-?\d+))?")
+_HELP = "write all, none, mid, or numbers and ranges such as 0,3,19-21 or -4--1, with ! to exclude"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A parsed list of indices whose length is not known yet.
+
+    what: the input it was typed into, for messages ("layers", "heads", "steps").
+    parts: (excluded, first, last) with `None` for all and "mid" for the middle.
+    """
+
+    text: str
+    what: str
+    parts: tuple[tuple[bool, int | str | None, int | None], ...]
+
+    def resolve(self, count: int, owner: str = "this model") -> tuple[int, ...]:
+        """The chosen indices of `count`, ascending. Raises ValueError for one that does not exist."""
+        first_excludes = bool(self.parts) and self.parts[0][0]
+        chosen: set[int] = set(range(count)) if first_excludes else set()
+        for excluded, first, last in self.parts:
+            indices = self._indices(first, last, count, owner)
+            chosen = chosen - indices if excluded else chosen | indices
+        return tuple(sorted(chosen))
+
+    def _indices(self, first: int | str | None, last: int | None, count: int, owner: str) -> set[int]:
+        if first is None:
+            return set(range(count))
+        if isinstance(first, str):
+            return {count // 2} if count else set()
+        start = self._index(first, count, owner)
+        stop = start if last is None else self._index(last, count, owner)
+        if start > stop:
+            raise ValueError(
+                f"{self.what}: {self.text!r} has a range that runs backwards ({start} to {stop} "
+                f"of {count}); write the smaller index first"
+            )
+        return set(range(start, stop + 1))
+
+    def _index(self, index: int, count: int, owner: str) -> int:
+        if not -count <= index < count:
+            name = self.what.removesuffix("s")
+            raise ValueError(
+                f"{self.what}: {self.text!r} names {name} {index}, but {owner} has {self.what} "
+                f"0 to {count - 1} (or -{count} to -1, counted from the end)"
+            )
+        return index % count
+
+
+def parse_selection(text: str, what: str) -> Selection:
+    """Parse user text in the layer grammar. Raises ValueError saying what is wrong with it."""
+    items = [item.strip() for item in text.split(",")]
+    if not text.strip():
+        raise ValueError(f"{what}: the text is empty; {_HELP}")
+    if items == ["none"]:
+        return Selection(text, what, ())
+    return Selection(text, what, tuple(_parse_part(item, text, what) for item in items))
+
+
+def _parse_part(item: str, text: str, what: str) -> tuple[bool, int | str | None, int | None]:
+    excluded, body = item.startswith("!"), item.removeprefix("!").strip()
+    if body in ("all", "*"):
+        return excluded, None, None
+    if body == "mid":
+        return excluded, "mid", None
+    if match := _RANGE.fullmatch(body):
+        last = match.group(2)
+        return excluded, int(match.group(1)), None if last is None else int(last)
+    raise ValueError(f"{what}: cannot read {item!r} in {text!r}; {_HELP}")
+
+
+@dataclass(frozen=True)
+class HeadList:
+    """Chosen heads, layer by layer: pairs of layer selection and head selection."""
+
+    text: str
+    entries: tuple[tuple[Selection, Selection], ...]
+
+    def resolve(self, heads: tuple[int, ...]) -> dict[int, tuple[int, ...]]:
+        """Chosen heads by layer. heads: number of heads of each layer of the model."""
+        chosen: dict[int, set[int]] = {}
+        for layers, inner in self.entries:
+            for layer in layers.resolve(len(heads)):
+                found = inner.resolve(heads[layer], f"layer {layer}")
+                chosen.setdefault(layer, set()).update(found)
+        return {layer: tuple(sorted(found)) for layer, found in sorted(chosen.items())}
+
+
+def every_layer(layers: Selection, heads: Selection) -> HeadList:
+    """The same heads in each of the chosen layers."""
+    return HeadList(f"{layers.text}:{heads.text}", ((layers, heads),))
+
+
+def parse_heads(text: str) -> HeadList:
+    """Parse `layers:heads; layers:heads`, such as `46:*; 44:3`, or `none`."""
+    if text.strip() == "none":
+        return HeadList(text, ())
+    if not text.strip():
+        raise ValueError("heads: the text is empty; write layer:head such as 46:*; 44:3, or none")
+    entries: list[tuple[Selection, Selection]] = []
+    for entry in filter(None, (part.strip() for part in text.split(";"))):
+        layers, colon, heads = entry.partition(":")
+        if not colon:
+            raise ValueError(
+                f"heads: {entry!r} in {text!r} has no colon; write layer:head, such as 46:* for a "
+                "whole layer or 44:3,5 for two heads, and separate layers with semicolons"
+            )
+        entries.append((parse_selection(layers, "layers"), parse_selection(heads, "heads")))
+    return HeadList(text, tuple(entries))

@@ -1,0 +1,81 @@
+"""Names: where an attention call happens (site), and when and for whom (call)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .grid import TokenGrid
+
+Kind = Literal["self", "cross", "joint"]
+BRANCHES = ("both", "cond", "uncond")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One attention of the model, named like its module: `blocks.12.self_attn`.
+
+    layer: its number counted over the whole model. order: which attention of its owner module
+    (image-to-video Wan makes two cross-attentions in one module).
+    """
+
+    name: str
+    layer: int
+    kind: Kind
+    heads: int
+    order: int = 0
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a family knows of one model: its sites by owner module, its layers and their heads."""
+
+    family: str
+    owners: dict[nn.Module, tuple[Site, ...]]
+    grid: Callable[[dict[str, object], int], TokenGrid]
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(site for sites in self.owners.values() for site in sites)
+
+    def of_kind(self, kinds: frozenset[Kind]) -> tuple[Site, ...]:
+        """Sites of the given kinds in layer order."""
+        return tuple(sorted((s for s in self.sites if s.kind in kinds), key=lambda s: s.layer))
+
+
+@dataclass(frozen=True)
+class Call:
+    """One execution of a site, row by row.
+
+    branches: for each batch row "cond", "uncond" (or "cond2", … where a sampler has more).
+    items: for each row its place in the user's batch. step: index of sigma in the schedule.
+    evaluation: which model evaluation of this step, for samplers that make several.
+    """
+
+    site: Site
+    step: int
+    evaluation: int
+    sigma: float
+    branches: tuple[str, ...]
+    items: tuple[int, ...]
+
+    def rows(self, branch: str) -> Tensor:
+        """Which rows belong to a branch, [B] bool."""
+        return torch.tensor([branch in ("both", name) for name in self.branches])
+
+    def source_rows(self) -> Tensor:
+        """For each row the row of its pair's source: items 0, 2, 4 … are sources. [B] int64."""
+        where = {(b, i): r for r, (b, i) in enumerate(zip(self.branches, self.items, strict=True))}
+        pairs = zip(self.branches, self.items, strict=True)
+        return torch.tensor([where[b, i - i % 2] for b, i in pairs])
+
+    def target_rows(self) -> Tensor:
+        """Which rows are the second of a pair, [B] bool."""
+        return torch.tensor([item % 2 == 1 for item in self.items])
