@@ -1,0 +1,206 @@
+"""ComfyUI: carry a program in a model's options, open a run around each sampling, label its calls."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.patcher_extension
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..models import find_layout
+from ..program import Asker, Program, Spec, chosen_heads, conflicts
+from ..run import Operands, Run, Schedule
+from ..sites import Layout, Site
+
+PROGRAM_KEY = "vdit_program"
+WRAPPER_KEY = "vdit_attention"
+OVERRIDE_KEY = "optimized_attention_override"
+PARAMETERS = ("q", "k", "v", "heads", "mask")  # of every attention function, in this order
+
+Attention = Callable[..., Tensor]
+
+
+def attach(model: ModelPatcher, spec: Spec) -> ModelPatcher:
+    """Return a clone of the model that also does what `spec` says when it is sampled."""
+    layout = layout_of(model)
+    chosen_heads(spec.where, layout)  # raises now, on the node that asked
+    patched = model.clone()
+    options = dict(patched.model_options["transformer_options"])
+    program: Program = options.get(PROGRAM_KEY, ())
+    for asker, message in conflicts(program, spec, layout):
+        tell(asker, message)
+    options[PROGRAM_KEY] = (*program, spec)
+    patched.model_options["transformer_options"] = options
+    kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+    if not comfy.patcher_extension.get_wrappers_with_key(kind, WRAPPER_KEY, options):
+        patched.add_wrapper_with_key(kind, WRAPPER_KEY, sample_with_program)
+    return patched
+
+
+def layout_of(model: ModelPatcher) -> Layout:
+    """The layout of the diffusion model inside a patcher."""
+    return find_layout(model.model.diffusion_model)
+
+
+def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """OUTER_SAMPLE wrapper: one run, exactly as long as this sampling."""
+    guider, noise, sigmas = executor.class_obj, args[0], args[3]
+    program: Program = guider.model_options["transformer_options"][PROGRAM_KEY]
+    _check_pair_prompts(program, guider)
+    sampling = guider.model_patcher.get_model_object("model_sampling")
+    schedule = Schedule(tuple(sigmas.tolist()), sampling.percent_to_sigma)
+    poll = comfy.model_management.throw_exception_if_processing_interrupted
+    run = Run(program, layout_of(guider.model_patcher), schedule, noise.shape[0], poll)
+    if not run.active:
+        return executor(*args, **kwargs)
+    with installed(run, guider):
+        out = executor(*args, **kwargs)
+    run.finish()
+    for asker, line in run.reports():
+        tell(asker, line)
+    return out
+
+
+@contextmanager
+def installed(run: Run, guider: Any) -> Iterator[None]:
+    """Put the run into the model's way, and take all of it off again however the sampling ends."""
+    place = _Place()
+    original = guider.model_options
+    with ExitStack() as stack:
+        stack.callback(setattr, guider, "model_options", original)
+        for owner, sites in run.layout.owners.items():
+            enter = owner.register_forward_pre_hook(partial(place.enter, sites))
+            leave = owner.register_forward_hook(place.leave, always_call=True)
+            stack.callback(enter.remove)
+            stack.callback(leave.remove)
+        guider.model_options = comfy.model_patcher.create_model_options_clone(original)
+        options = guider.model_options["transformer_options"]
+        options[OVERRIDE_KEY] = _override(run, place, options.get(OVERRIDE_KEY))
+        yield
+
+
+class _Place:
+    """Which attention module is running in this thread, and how often it has attended so far."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def enter(self, sites: tuple[Site, ...], *_: object) -> None:
+        self._local.left = list(sites)
+
+    def leave(self, *_: object) -> None:
+        self._local.left = []
+
+    def take(self) -> Site | None:
+        """The site of the attention that is being called, or None outside the known modules."""
+        left: list[Site] = getattr(self._local, "left", [])
+        return left.pop(0) if left else None
+
+
+def _override(run: Run, place: _Place, previous: Attention | None) -> Attention:
+    """The attention override of this run, around whatever override was there before."""
+
+    def override(function: Attention, *args: Any, **kwargs: Any) -> Tensor:
+        inner = function if previous is None else partial(previous, function)
+        options = kwargs.get("transformer_options")
+        site = place.take()
+        if site is None or options is None:
+            return inner(*args, **kwargs)
+        operands = _Operands(inner, args, kwargs)
+        items = operands.batch // len(options["cond_or_uncond"])
+        branches = tuple(_branch(c) for c in options["cond_or_uncond"] for _ in range(items))
+        sigma = float(options["sigmas"].flatten()[0])
+        call = run.call(site, sigma, branches, tuple(range(items)) * len(options["cond_or_uncond"]))
+        out = run.attend(call, operands.read(run.layout, options))
+        return inner(*args, **kwargs) if out is None else operands.written(out)
+
+    return override
+
+
+class _Operands:
+    """The arguments of one attention call, in whatever layout the model passes them."""
+
+    def __init__(self, inner: Attention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        named = dict(zip(PARAMETERS, args, strict=False))
+        self.inner, self.extra_args = inner, args[len(PARAMETERS) :]
+        self.kwargs = {k: v for k, v in kwargs.items() if k not in PARAMETERS}
+        named |= {k: v for k, v in kwargs.items() if k in PARAMETERS}
+        self.q, self.k, self.v, self.heads = (named[n] for n in PARAMETERS[:4])
+        self.mask: Tensor | None = named.get("mask")
+        self.split = bool(kwargs.get("skip_reshape"))  # already [B, H, L, D]
+        self.keep_split = bool(kwargs.get("skip_output_reshape"))
+        self.batch: int = self.q.shape[0]
+
+    def read(self, layout: Layout, options: dict[str, object]) -> Operands:
+        q, k, v = (self._split(x) for x in (self.q, self.k, self.v))
+        if k.shape[1] != q.shape[1]:  # grouped queries: each key head serves several
+            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+        grid = partial(layout.grid, options, q.shape[2])
+        return Operands(q, k, v, _four_axes(self.mask), self.kwargs.get("scale"), self.dense, grid)
+
+    def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Ordinary attention by the model's own function, in the model's own layout."""
+        kwargs = {key: x for key, x in self.kwargs.items() if key != "enable_gqa"}
+        tensors = (q, k, v) if self.split else (_merged(x) for x in (q, k, v))
+        out = self.inner(*tensors, q.shape[1], mask, *self.extra_args, **kwargs)
+        return out if self.keep_split else self._split(out, q.shape[1])
+
+    def written(self, out: Tensor) -> Tensor:
+        return out if self.keep_split else _merged(out)
+
+    def _split(self, x: Tensor, heads: int | None = None) -> Tensor:
+        if x.ndim == 4:
+            return x
+        return x.unflatten(-1, (heads or self.heads, -1)).transpose(1, 2)
+
+
+def _merged(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)  # [B, H, L, D] → [B, L, H·D]
+
+
+def _four_axes(mask: Tensor | None) -> Tensor | None:
+    """[Lq, Lk], [B, Lq, Lk] or [B, H, Lq, Lk] → four axes, as core reads them."""
+    if mask is None or mask.ndim == 4:
+        return mask
+    return mask[None, None] if mask.ndim == 2 else mask[:, None]
+
+
+def _branch(index: int) -> str:
+    """ComfyUI numbers conds as its guider lists them: cond, uncond, others."""
+    return ("cond", "uncond")[index] if index < 2 else f"cond{index}"
+
+
+def _check_pair_prompts(program: Program, guider: Any) -> None:
+    """A pair needs two prompts: one would be repeated in silence."""
+    for spec in program:
+        change = getattr(spec, "change", None)
+        if change is None or not change.pairs or change.neutral:
+            continue
+        for cond in guider.conds.get("positive", []):
+            prompt = cond.get("cross_attn")
+            if isinstance(prompt, Tensor) and prompt.shape[0] < 2:
+                raise ValueError(
+                    f"{spec.asker.name}: the positive conditioning holds one prompt, a pair needs "
+                    "two; connect VDiT Pair Prompts (source, target) to the sampler's positive"
+                )
+
+
+def tell(asker: Asker, text: str) -> None:
+    """Show a line on a node of the running graph, and in the log."""
+    logging.info("%s: %s", asker.name, text)
+    if asker.id is None:
+        return
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and server.client_id is not None:
+        server.send_progress_text(text, asker.id, server.client_id)
+

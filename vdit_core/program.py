@@ -1,0 +1,98 @@
+"""What nodes ask for: frozen specs, in the order of the nodes. They travel in the model's options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .edits import Change
+from .record import Record
+from .selection import HeadList, Selection
+from .sites import BRANCHES, Kind, Layout, Site
+
+EDITED: frozenset[Kind] = frozenset({"self", "joint"})
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of the schedule, as ComfyUI counts it: 0 is the first step, 1 the end."""
+
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_percent <= self.end_percent <= 1:
+            raise ValueError(
+                f"start_percent {self.start_percent} and end_percent {self.end_percent}: "
+                "they must lie in 0 to 1, and the start must not come after the end"
+            )
+
+
+@dataclass(frozen=True)
+class Asker:
+    """The node that asked, for messages. id: its place in the running graph, if there is one."""
+
+    name: str
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change for chosen heads, part of the schedule and one or both branches."""
+
+    asker: Asker
+    change: Change
+    where: HeadList
+    window: Window = Window()
+    branch: str = "both"
+
+    def __post_init__(self) -> None:
+        check_branch(self.branch)
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Measure the maps of chosen heads at chosen steps into a record."""
+
+    asker: Asker
+    where: HeadList
+    steps: Selection
+    record: Record
+    branch: str = "both"
+    map_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_branch(self.branch)
+
+
+Spec = Edit | Capture
+Program = tuple[Spec, ...]
+
+
+def check_branch(branch: str) -> None:
+    if branch not in BRANCHES:
+        raise ValueError(f"branch: got {branch!r}, allowed are {', '.join(BRANCHES)}")
+
+
+def chosen_heads(where: HeadList, layout: Layout) -> dict[Site, tuple[int, ...]]:
+    """Sites and heads a spec names in this model. Raises ValueError for those that do not exist."""
+    sites = layout.of_kind(EDITED)
+    by_layer = where.resolve(tuple(site.heads for site in sites))
+    return {sites[layer]: heads for layer, heads in by_layer.items() if heads}
+
+
+def conflicts(program: Program, new: Spec, layout: Layout) -> list[tuple[Asker, str]]:
+    """Messages for the askers of two edits that set one field of the same heads."""
+    if not isinstance(new, Edit) or new.change.neutral or new.change.field in ("temperature", "gate"):
+        return []
+    mine, messages = chosen_heads(new.where, layout), []
+    for old in program:
+        if not isinstance(old, Edit) or old.change.neutral or old.change.field != new.change.field:
+            continue
+        theirs = chosen_heads(old.where, layout)
+        shared = [s.layer for s, heads in mine.items() if set(heads) & set(theirs.get(s, ()))]
+        if shared:
+            layers = ", ".join(map(str, shared))
+            field = new.change.field
+            messages.append((old.asker, f"overruled in layers {layers}: a later node sets {field}"))
+            messages.append((new.asker, f"overrules an earlier node's {field} in layers {layers}"))
+    return messages

@@ -1,0 +1,151 @@
+"""What a capture brings back: measurements with their labels, as a file anyone can open."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .attention import MapMeasures
+from .grid import TokenGrid
+
+VERSION = 1
+MEASURES = tuple(MapMeasures.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What all measurements of one run share. sigmas: the schedule, one per step and the end."""
+
+    family: str
+    layers: int
+    heads: int
+    grid: TokenGrid
+    map_size: int
+    sigmas: tuple[float, ...]
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @property
+    def model(self) -> str:
+        return f"{self.family} with {self.layers} layers of {self.heads} heads"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One call, one batch item. heads: which heads the measures' first axis holds."""
+
+    site: str
+    layer: int
+    step: int
+    evaluation: int
+    sigma: float
+    branch: str
+    item: int
+    heads: tuple[int, ...]
+    measures: MapMeasures = field(repr=False)
+
+
+@dataclass(frozen=True)
+class RecordData:
+    """A sealed record."""
+
+    header: Header
+    measurements: tuple[Measurement, ...]
+
+    def find(self, *, layer: int, step: int, branch: str, item: int = 0) -> Measurement:
+        """The first evaluation of a call. Raises ValueError naming what was captured instead."""
+        for m in self.measurements:
+            if (m.layer, m.step, m.branch, m.item) == (layer, step, branch, item):
+                return m
+        raise ValueError(
+            f"record: no map of layer {layer}, step {step}, branch {branch}, video {item}; "
+            f"captured were layers {_list(m.layer for m in self.measurements)}, "
+            f"steps {_list(m.step for m in self.measurements)}, "
+            f"branches {_list(m.branch for m in self.measurements)}, "
+            f"videos {_list(m.item for m in self.measurements)}; "
+            "choose one of these, or widen the choice on VDiT Capture and sample again"
+        )
+
+
+class Record:
+    """The mailbox between a sampling and the nodes that read it; it holds the last run's data.
+
+    The model's options carry it as a reference: copying them must not copy the mailbox.
+    """
+
+    def __init__(self, data: RecordData | None = None) -> None:
+        self._data = data
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Record:
+        return self
+
+    def empty(self) -> None:
+        self._data = None
+
+    def seal(self, data: RecordData) -> None:
+        self._data = data
+
+    @property
+    def data(self) -> RecordData:
+        """Raises ValueError while nothing has been captured."""
+        if self._data is None:
+            raise ValueError(
+                "record: nothing has been captured yet; connect the sampler's LATENT to this node, "
+                "so that it runs after the sampling, and give the sampler the model from VDiT Capture"
+            )
+        return self._data
+
+
+def save_record(data: RecordData, path: Path) -> None:
+    """Write a safetensors file whose metadata holds all labels as JSON; whole or not at all."""
+    tensors: dict[str, Tensor] = {}
+    labels: list[dict[str, Any]] = []
+    for index, m in enumerate(data.measurements):
+        labels.append({k: v for k, v in vars(m).items() if k != "measures"})
+        tensors |= {f"{index}.{n}": getattr(m.measures, n).contiguous() for n in MEASURES}
+    text = json.dumps({"version": VERSION, "header": asdict(data.header), "measurements": labels})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file(tensors, partial, metadata={"vdit_record": text})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_record(path: Path) -> RecordData:
+    """Read a record. Raises ValueError for another kind of file or a newer version."""
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get("vdit_record")
+        if text is None:
+            raise ValueError(f"record: {path.name} is not a record saved by VDiT Save Record")
+        content = json.loads(text)
+        if content["version"] > VERSION:
+            raise ValueError(
+                f"record: {path.name} has format {content['version']}, this pack reads up to "
+                f"{VERSION}; update the pack"
+            )
+        header = content["header"]
+        header |= {"grid": TokenGrid(**header["grid"]), "sigmas": tuple(header["sigmas"])}
+        measurements = tuple(
+            Measurement(
+                **(label | {"heads": tuple(label["heads"])}),
+                measures=MapMeasures(*(file.get_tensor(f"{index}.{n}") for n in MEASURES)),
+            )
+            for index, label in enumerate(content["measurements"])
+        )
+    return RecordData(Header(**header), measurements)
+
+
+def _list(values: Iterable[object]) -> str:
+    return ", ".join(map(str, dict.fromkeys(values))) or "none"

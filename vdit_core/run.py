@@ -1,0 +1,241 @@
+"""A run: the live state of one sampling. Born from a program, it answers each attention call."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .attention import Dense, attend, measure
+from .grid import TokenGrid
+from .plan import UNTOUCHED, AttentionPlan
+from .program import Asker, Capture, Edit, Program, Spec, Window, chosen_heads
+from .record import Header, Measurement, RecordData
+from .sites import Call, Layout, Site
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The sampler's noise levels, one per step and the end, and how percents map to them."""
+
+    sigmas: tuple[float, ...]
+    percent_to_sigma: Callable[[float], float]
+
+    @property
+    def steps(self) -> int:
+        return max(0, len(self.sigmas) - 1)
+
+    def step(self, sigma: float) -> int:
+        """Index of the last noise level that is not below `sigma`."""
+        slack = 1e-4 * max(1e-6, sigma)
+        at_or_above = [i for i, s in enumerate(self.sigmas[: self.steps]) if s >= sigma - slack]
+        return at_or_above[-1] if at_or_above else 0
+
+    def inside(self, window: Window, sigma: float) -> bool:
+        """Whether a noise level lies in the window; its end does not, except the very last."""
+        high = self.percent_to_sigma(window.start_percent)
+        low = self.percent_to_sigma(window.end_percent) if window.end_percent < 1 else -1.0
+        return low < sigma <= high
+
+
+@dataclass(frozen=True)
+class Operands:
+    """One call's tensors. q, k, v: [B, H, L, D]. mask: four axes or None. dense: the host's own."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None
+    scale: float | None
+    dense: Dense
+    grid: Callable[[], TokenGrid]
+
+
+class Run:
+    """Checks a program against the model and the sampler, then carries it out call by call."""
+
+    def __init__(
+        self,
+        program: Program,
+        layout: Layout,
+        schedule: Schedule,
+        batch: int,
+        poll: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.layout, self.schedule, self.poll = layout, schedule, poll
+        self.chosen = {spec: chosen_heads(spec.where, layout) for spec in program}
+        self.active = [s for s in program if self.chosen[s] and not _is_neutral(s)]
+        self.fired: dict[Spec, Counter[Site]] = {spec: Counter() for spec in self.active}
+        self.branches: set[str] = set()
+        self.measured: dict[Spec, list[Measurement]] = {}
+        self.grids: dict[Spec, TokenGrid] = {}
+        self.evaluations: Counter[tuple[object, ...]] = Counter()
+        self.steps: dict[Spec, tuple[int, ...]] = {}
+        self._suspects: list[tuple[Tensor, str]] = []
+        for spec in self.active:
+            self._check(spec, batch)
+        for spec in program:
+            if isinstance(spec, Capture):
+                spec.record.empty()
+
+    def call(
+        self, site: Site, sigma: float, branches: tuple[str, ...], items: tuple[int, ...]
+    ) -> Call:
+        """Label one execution of a site."""
+        step = self.schedule.step(sigma)
+        key = (site, step, branches, items)
+        self.evaluations[key] += 1
+        self.branches.update(branches)
+        return Call(site, step, self.evaluations[key] - 1, sigma, branches, items)
+
+    def attend(self, call: Call, x: Operands) -> Tensor | None:
+        """Measure and edit one call: the output [B, H, Lq, D], or None to leave it untouched."""
+        plan = self._plan(call)
+        captures = [s for s in self.active if isinstance(s, Capture) and self._wants(s, call)]
+        if plan.empty and not captures:
+            return None
+        self._check_finite(call, x)
+        for capture in captures:
+            self.poll()
+            self._measure(capture, call, plan, x)
+        if plan.empty:
+            return None
+        return attend(x.q, x.k, x.v, plan, dense=x.dense, mask=x.mask, scale=x.scale)
+
+    def finish(self) -> None:
+        """Seal the records of a sampling that ended well. Raises if something never happened."""
+        self._raise_if_not_finite()
+        for spec in self.active:
+            if missing := [s for s in self.chosen[spec] if not self.fired[spec][s]]:
+                raise RuntimeError(self._never_fired(spec, missing))
+        for spec, measurements in self.measured.items():
+            assert isinstance(spec, Capture)
+            spec.record.seal(RecordData(self._header(spec), tuple(measurements)))
+
+    def reports(self) -> list[tuple[Asker, str]]:
+        """One line for each node that asked: what it did."""
+        lines: list[tuple[Asker, str]] = []
+        for spec, sites in self.fired.items():
+            verb = "measured" if isinstance(spec, Capture) else "changed"
+            lines.append((spec.asker, f"{verb} {sites.total()} calls of {len(sites)} layers"))
+        return lines
+
+    def _check(self, spec: Spec, batch: int) -> None:
+        name = spec.asker.name
+        if isinstance(spec, Capture):
+            self.steps[spec] = spec.steps.resolve(self.schedule.steps, "this sampler")
+            self.measured[spec] = []
+            return
+        sigmas = self.schedule.sigmas[: self.schedule.steps]
+        if not any(self.schedule.inside(spec.window, sigma) for sigma in sigmas):
+            window = spec.window
+            raise ValueError(
+                f"{name}: none of the {len(sigmas)} steps falls between start_percent "
+                f"{window.start_percent} and end_percent {window.end_percent}; widen the window"
+            )
+        if spec.change.pairs and batch % 2:
+            raise ValueError(
+                f"{name}: it needs a batch of pairs (source, target), but this latent has a batch "
+                f"of {batch}; put VDiT Pair Latent before the sampler and VDiT Pair Prompts on its "
+                "positive input"
+            )
+
+    def _plan(self, call: Call) -> AttentionPlan:
+        plan = UNTOUCHED
+        for spec in self.active:
+            if isinstance(spec, Edit) and self._applies(spec, call):
+                chosen = self._chosen(spec, call)
+                if spec.change.pairs:
+                    chosen = chosen & call.target_rows()[:, None]
+                if bool(chosen.any()):
+                    plan = spec.change.apply(plan, call, chosen)
+                    self.fired[spec][call.site] += 1
+        return plan
+
+    def _applies(self, edit: Edit, call: Call) -> bool:
+        return call.site in self.chosen[edit] and self.schedule.inside(edit.window, call.sigma)
+
+    def _chosen(self, spec: Spec, call: Call) -> Tensor:
+        heads = torch.zeros(call.site.heads, dtype=torch.bool)
+        heads[list(self.chosen[spec][call.site])] = True
+        return call.rows(spec.branch)[:, None] & heads
+
+    def _wants(self, capture: Capture, call: Call) -> bool:
+        here = call.site in self.chosen[capture] and call.step in self.steps[capture]
+        return here and bool(call.rows(capture.branch).any())
+
+    def _measure(self, capture: Capture, call: Call, plan: AttentionPlan, x: Operands) -> None:
+        grid = self.grids[capture] = x.grid()
+        rows: list[int] = call.rows(capture.branch).nonzero()[:, 0].tolist()
+        heads = self.chosen[capture][call.site]
+        results = measure(
+            x.q,
+            x.k,
+            grid=grid,
+            plan=plan,
+            map_size=capture.map_size,
+            rows=rows,
+            heads=torch.tensor(heads),
+            mask=x.mask,
+            scale=x.scale,
+        )
+        site = call.site
+        for row, result in zip(rows, results, strict=True):
+            self.measured[capture].append(
+                Measurement(
+                    site.name,
+                    site.layer,
+                    call.step,
+                    call.evaluation,
+                    call.sigma,
+                    call.branches[row],
+                    call.items[row],
+                    heads,
+                    result,
+                )
+            )
+        self.fired[capture][site] += 1
+
+    def _header(self, capture: Capture) -> Header:
+        sites = self.layout.of_kind(frozenset({"self", "joint"}))
+        return Header(
+            self.layout.family,
+            len(sites),
+            max(site.heads for site in sites),
+            self.grids[capture],
+            capture.map_size,
+            self.schedule.sigmas,
+        )
+
+    def _check_finite(self, call: Call, x: Operands) -> None:
+        """Note NaN and inf in Q and K; on a GPU looked at only when the next step begins."""
+        for name, tensor in (("Q", x.q), ("K", x.k)):
+            where = f"{name} of {call.site} at step {call.step}"
+            self._suspects.append((torch.isfinite(tensor).all(), where))
+        if x.q.device.type == "cpu" or len(self._suspects) > 64:
+            self._raise_if_not_finite()
+
+    def _raise_if_not_finite(self) -> None:
+        suspects, self._suspects = self._suspects, []
+        for finite, where in suspects:
+            if not bool(finite):
+                raise ValueError(
+                    f"{where} holds NaN or infinity; the model broke before this layer: check its "
+                    "dtype (try bf16 or fp32) and the strength of earlier edits"
+                )
+
+    def _never_fired(self, spec: Spec, missing: Sequence[Site]) -> str:
+        where = ", ".join(site.name for site in missing)
+        seen = ", ".join(sorted(self.branches)) or "no"
+        return (
+            f"{spec.asker.name}: nothing happened at {where}. The sampler made {seen} calls, this "
+            f"node wants branch {spec.branch!r} (with cfg 1 there is no uncond call). If that is "
+            "not it, another node replaces these layers; take it out or choose other layers"
+        )
+
+
+def _is_neutral(spec: Spec) -> bool:
+    return isinstance(spec, Edit) and spec.change.neutral
