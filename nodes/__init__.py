@@ -1,0 +1,14 @@
+"""The doorways: every node of the pack, one module per theme."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import capture, edit, look, study, toy, transfer
+
+MODULES = (toy, capture, look, edit, transfer, study)
+
+
+class VDiTAttentionExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [node for module in MODULES for node in module.NODES]

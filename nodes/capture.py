@@ -1,0 +1,157 @@
+"""Nodes that capture attention into a record, save it and load it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io, ui
+
+from ..vdit_core.host.comfy import attach
+from ..vdit_core.pairs import Latent
+from ..vdit_core.program import Capture
+from ..vdit_core.record import Record, load_record, save_record
+from ..vdit_core.selection import parse_selection
+from . import sockets
+
+
+class VDiTCapture(io.ComfyNode):
+    """Measure the attention of a sampling into a record."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VDiTCapture",
+            display_name="VDiT Capture",
+            category=f"{sockets.CATEGORY}/look",
+            search_aliases=["capture attention", "attention probe", "attention maps"],
+            description="Measure self-attention while the model samples: pooled maps, row "
+            "entropy and log-sum-exp of chosen layers, heads and steps. The video is not changed. "
+            "Edits before or after this node are seen as they act. The full map is never built.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to watch; the input stays as it is."),
+                sockets.layers_input(),
+                sockets.heads_input(),
+                io.String.Input(
+                    "steps",
+                    default="mid",
+                    tooltip=f"Which steps, from 0: {sockets.GRAMMAR} One step half-way stands "
+                    "well for a head, the first does not.",
+                ),
+                sockets.branch_input(),
+                io.Int.Input(
+                    "map_size",
+                    default=64,
+                    min=8,
+                    max=512,
+                    tooltip="Maps are averaged over blocks to at most this many rows and columns.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The watched model, for a sampler."),
+                sockets.Record.Output("record", tooltip="What was measured, once sampling is done."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: ModelPatcher, layers: str, heads: str, steps: str, branch: str, map_size: int
+    ) -> io.NodeOutput:
+        record = Record()
+        chosen, at = sockets.where(layers, heads), parse_selection(steps, "steps")
+        spec = Capture(sockets.asker(cls), chosen, at, record, branch, map_size)
+        return io.NodeOutput(attach(model, spec), record)
+
+
+class VDiTSaveRecord(io.ComfyNode):
+    """Write a record to the output folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VDiTSaveRecord",
+            display_name="VDiT Save Record",
+            category=f"{sockets.CATEGORY}/look",
+            search_aliases=["save attention record"],
+            description="Save a record as a safetensors file in the output folder, with all "
+            "labels as JSON in its header. Figures can be drawn again from it without sampling.",
+            inputs=[
+                sockets.Record.Input("record", tooltip="From VDiT Capture."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="The sampler's output, so that this node runs after the sampling.",
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="vdit/record",
+                    tooltip="Folder and beginning of the file name, inside ComfyUI's output folder.",
+                ),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, record: Record, latent: Latent, filename_prefix: str) -> io.NodeOutput:
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory()
+        )
+        path = Path(folder) / f"{name}_{counter:05}_.safetensors"
+        save_record(record.data, path)
+        size = path.stat().st_size / 1e6
+        return io.NodeOutput(ui=ui.PreviewText(f"saved {path.name} ({size:.1f} MB)"))
+
+
+class VDiTLoadRecord(io.ComfyNode):
+    """Read a record from the output or input folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VDiTLoadRecord",
+            display_name="VDiT Load Record",
+            category=f"{sockets.CATEGORY}/look",
+            search_aliases=["load attention record"],
+            description="Load a record saved by VDiT Save Record.",
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=_record_files(),
+                    tooltip="A record in the output or input folder. Press R after saving a new one.",
+                )
+            ],
+            outputs=[sockets.Record.Output("record", tooltip="The record, for any figure.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file: str) -> bool | str:
+        if not folder_paths.exists_annotated_filepath(file):
+            return f"record: there is no file {file!r}; choose another, or press R to look again"
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> str:
+        stat = Path(folder_paths.get_annotated_filepath(file)).stat()
+        return f"{file} {stat.st_mtime_ns} {stat.st_size}"
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        return io.NodeOutput(Record(load_record(Path(folder_paths.get_annotated_filepath(file)))))
+
+
+def _record_files() -> list[str]:
+    """Records by their annotated names, as ComfyUI writes them: `vdit/record_00001_… [output]`."""
+    found: list[str] = []
+    places = {
+        "output": Path(folder_paths.get_output_directory()) / "vdit",
+        "input": Path(folder_paths.get_input_directory()),
+    }
+    for kind, place in places.items():
+        root = place.parent if kind == "output" else place
+        for path in sorted(place.rglob("*.safetensors")):
+            found.append(f"{path.relative_to(root).as_posix()} [{kind}]")
+    return found
+
+
+NODES = [VDiTCapture, VDiTSaveRecord, VDiTLoadRecord]

@@ -1,0 +1,155 @@
+"""Nodes that change attention: temperature, skipped heads, perturbed maps."""
+
+from __future__ import annotations
+
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+
+from ..vdit_core.edits.gate import Skip
+from ..vdit_core.edits.perturb import MAPS, Perturb
+from ..vdit_core.edits.temperature import Temperature
+from ..vdit_core.host.comfy import attach
+from ..vdit_core.program import Edit
+from ..vdit_core.selection import parse_heads
+from . import sockets
+
+
+class VDiTTemperature(io.ComfyNode):
+    """softmax(S / T) in chosen layers and heads."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VDiTTemperature",
+            display_name="VDiT Temperature",
+            category=f"{sockets.CATEGORY}/edit",
+            search_aliases=["attention temperature", "sharpen attention", "flatten attention"],
+            description="Sharpen or flatten self-attention: the scores are divided by the "
+            "temperature before the softmax. Below 1 each token looks at fewer places, above 1 at "
+            "more. Several of these multiply. (arXiv 2504.10317, §4.2)",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to change; the input stays as it is."),
+                io.Float.Input(
+                    "temperature",
+                    default=0.7,
+                    min=0.01,
+                    max=100.0,
+                    step=0.05,
+                    tooltip="1 changes nothing, below 1 is sharper, above 1 flatter.",
+                ),
+                sockets.layers_input(),
+                sockets.heads_input(),
+                *sockets.window_inputs(),
+                sockets.branch_input(),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with this temperature, for a sampler.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: ModelPatcher,
+        temperature: float,
+        layers: str,
+        heads: str,
+        start_percent: float,
+        end_percent: float,
+        branch: str,
+    ) -> io.NodeOutput:
+        chosen = sockets.where(layers, heads)
+        window = sockets.window(start_percent, end_percent)
+        spec = Edit(sockets.asker(cls), Temperature(temperature), chosen, window, branch)
+        return io.NodeOutput(attach(model, spec))
+
+
+class VDiTSkipHeads(io.ComfyNode):
+    """Zero the output of chosen heads."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VDiTSkipHeads",
+            display_name="VDiT Skip Heads",
+            category=f"{sockets.CATEGORY}/edit",
+            search_aliases=["skip heads", "remove sink heads", "zero heads", "ablate heads"],
+            description="Leave chosen self-attention heads out: their output is zero and they are "
+            "not computed. The paper does this to attention sinks. (arXiv 2504.10317, §5.1)",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to change; the input stays as it is."),
+                io.String.Input(
+                    "heads",
+                    default="-1:0",
+                    tooltip="layer:head pairs, separated by semicolons. 46:* is all of layer 46; "
+                    "44:3,5 two heads of layer 44; -1:0 the first head of the last layer; "
+                    "none skips nothing.",
+                ),
+                *sockets.window_inputs(),
+                sockets.branch_input(),
+            ],
+            outputs=[io.Model.Output(tooltip="The model without these heads, for a sampler.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: ModelPatcher, heads: str, start_percent: float, end_percent: float, branch: str
+    ) -> io.NodeOutput:
+        window = sockets.window(start_percent, end_percent)
+        spec = Edit(sockets.asker(cls), Skip(), parse_heads(heads), window, branch)
+        return io.NodeOutput(attach(model, spec))
+
+
+class VDiTPerturb(io.ComfyNode):
+    """Mix the attention map with the identity or the uniform map."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VDiTPerturb",
+            display_name="VDiT Perturb Attention",
+            category=f"{sockets.CATEGORY}/edit",
+            search_aliases=["perturb attention", "identity attention", "uniform attention", "PAG"],
+            description="Replace the attention map A of chosen layers, in full or in part, by the "
+            "identity (each token looks at itself) or the uniform map (each token looks at all "
+            "alike), to see what a layer is for. (arXiv 2504.12027, Fig. 1, 2, 5)",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to change; the input stays as it is."),
+                io.Combo.Input(
+                    "map",
+                    options=list(MAPS),
+                    default="identity",
+                    tooltip="identity: each token sees only itself. uniform: each token sees the "
+                    "mean of all.",
+                ),
+                sockets.strength_input(
+                    "s in (1 − s) · A + s · map: 0 changes nothing, 1 replaces the map."
+                ),
+                sockets.layers_input("mid"),
+                sockets.heads_input(),
+                *sockets.window_inputs(),
+                sockets.branch_input(),
+            ],
+            outputs=[io.Model.Output(tooltip="The perturbed model, for a sampler.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: ModelPatcher,
+        map: str,
+        strength: float,
+        layers: str,
+        heads: str,
+        start_percent: float,
+        end_percent: float,
+        branch: str,
+    ) -> io.NodeOutput:
+        chosen = sockets.where(layers, heads)
+        window = sockets.window(start_percent, end_percent)
+        spec = Edit(sockets.asker(cls), Perturb(map, strength), chosen, window, branch)
+        return io.NodeOutput(attach(model, spec))
+
+
+NODES = [VDiTTemperature, VDiTSkipHeads, VDiTPerturb]

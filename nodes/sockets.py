@@ -1,0 +1,67 @@
+"""The types that travel between our nodes, and the inputs many of them share."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..vdit_core.program import Asker, Window
+from ..vdit_core.selection import HeadList, every_layer, parse_selection
+from ..vdit_core.sites import BRANCHES
+
+CATEGORY = "VDiT Attention"
+Record = io.Custom("VDIT_RECORD")
+
+GRAMMAR = (
+    "all, none, mid, numbers and ranges (0,3,19-21), counted from the end (-1, -4--1), "
+    "excluded with ! (!44 is all but layer 44)."
+)
+
+
+def layers_input(default: str = "all") -> io.String.Input:
+    return io.String.Input("layers", default=default, tooltip=f"Which layers, from 0: {GRAMMAR}")
+
+
+def heads_input() -> io.String.Input:
+    return io.String.Input(
+        "heads", default="all", tooltip=f"Which heads of each chosen layer, from 0: {GRAMMAR}"
+    )
+
+
+def window_inputs() -> list[io.Float.Input]:
+    def percent(name: str, default: float, meaning: str) -> io.Float.Input:
+        return io.Float.Input(
+            name, default=default, min=0.0, max=1.0, step=0.01, advanced=True, tooltip=meaning
+        )
+
+    return [
+        percent("start_percent", 0.0, "Where in the schedule it begins: 0 is the first step."),
+        percent("end_percent", 1.0, "Where in the schedule it ends: 1 is after the last step."),
+    ]
+
+
+def branch_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "branch",
+        options=list(BRANCHES),
+        default="both",
+        advanced=True,
+        tooltip="Guidance runs the model twice: with the positive prompt (cond) and with the "
+        "negative one (uncond). Which of the two is meant.",
+    )
+
+
+def strength_input(meaning: str) -> io.Float.Input:
+    return io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.05, tooltip=meaning)
+
+
+def where(layers: str, heads: str) -> HeadList:
+    return every_layer(parse_selection(layers, "layers"), parse_selection(heads, "heads"))
+
+
+def window(start_percent: float, end_percent: float) -> Window:
+    return Window(start_percent, end_percent)
+
+
+def asker(node: type[io.ComfyNode]) -> Asker:
+    """The node as it is called in messages, and where to show them."""
+    return Asker(node.GET_SCHEMA().display_name, node.hidden.unique_id)
