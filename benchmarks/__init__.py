@@ -1,0 +1,1 @@
+"""Programs that run the pack in a real ComfyUI and measure it."""
