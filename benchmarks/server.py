@@ -216,7 +216,7 @@ class ComfyServer:
         while time.monotonic() < deadline:
             self._check_alive()
             with suppress(OSError):
-                self._json("/system_stats")
+                self._send("/system_stats")
                 return
             time.sleep(0.2)
         raise ServerDied(f"ComfyUI did not answer within {READY_SECONDS} s:\n{self.log_tail()}")
@@ -246,17 +246,23 @@ class ComfyServer:
         return json.loads(self._bytes(path, body))
 
     def _bytes(self, path: str, body: dict[str, Any] | None = None) -> bytes:
+        try:
+            return self._send(path, body)
+        except ConnectionError:
+            time.sleep(0.5)  # a process that is being killed still counts as running for a moment
+            self._check_alive()
+            raise
+
+    def _send(self, path: str, body: dict[str, Any] | None = None) -> bytes:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            self.url + path, data, headers={"Content-Type": "application/json"}
-        )
+        kind = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, data, kind)
         try:
             with DIRECT.open(request, timeout=60) as response:
                 return response.read()
-        except (urllib.error.HTTPError, TimeoutError):
-            raise
-        except OSError:
-            self._check_alive()
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, ConnectionError):
+                raise error.reason from error
             raise
 
 

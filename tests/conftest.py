@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -21,7 +22,7 @@ def choose_cpu() -> None:
         import comfy.options
 
         comfy.options.enable_args_parsing()
-        import comfy.cli_args  # noqa: F401
+        importlib.import_module("comfy.cli_args")
     finally:
         sys.argv = arguments
 

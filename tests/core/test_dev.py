@@ -243,15 +243,16 @@ def test_no_browser_is_an_error_that_says_how_to_get_one(
         dev.install_browser(environment)
 
 
-def test_the_repository_is_never_on_the_path(tmp_path: Path) -> None:
+def test_the_repository_is_never_on_the_path(dev: ModuleType, tmp_path: Path) -> None:
     """Else our `nodes` folder would hide ComfyUI's `nodes` module."""
-    code = "import sys, nodes; print(nodes.__file__); print(*sys.path, sep='\\n')"
-    answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True
+    code = (
+        "import importlib.util as u, sys; print(u.find_spec('nodes').origin, *sys.path, sep='\\n')"
     )
+    command = [*dev.Environment(Path(sys.executable), tmp_path, tmp_path).command(["-c", code])]
+    answer = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
     module, *path = answer.stdout.splitlines()
     assert Path(module).name == "nodes.py"
-    assert str(REPO) not in path
+    assert str(REPO) not in path and "" not in path
 
 
 def test_unknown_commands_show_the_usage(
