@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     options = parser.parse_args()
     for line in export_toy_world(options.folder, options.out):
-        print(line)
+        sys.stdout.write(line + "\n")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ Tokens = list[list[tuple[int, float]]]  # per prompt, per word: (index, weight)
 
 
 class ToyTokenizer:
-    """Split a prompt into words of a closed vocabulary, each with the weight ComfyUI's syntax gives.
+    """Split a prompt into words of a closed vocabulary, weighted as in ComfyUI's syntax.
 
     Unknown words and prompts that are too long raise here, so **CLIP Text Encode** stops before any
     sampling starts.
@@ -36,7 +36,7 @@ class ToyTokenizer:
     def tokenize_with_weights(
         self, text: str, return_word_ids: bool = False, **_: object
     ) -> dict[str, Tokens]:
-        """`(red:1.3)` gives the word red weight 1.3; escaped brackets are not words, so an error."""
+        """`(red:1.3)` gives red the weight 1.3; an escaped bracket is an unknown word."""
         parts = comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0)
         tokens = [
             (index, weight)

@@ -65,7 +65,9 @@ def train_model(options: argparse.Namespace) -> None:
 def _velocity(network: torch.nn.Module) -> training.Velocity:
     """The network with plain attention (whose backward is faster here), compiled."""
 
-    def attend(_: object, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, **__: object):
+    def attend(
+        _: object, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, **__: object
+    ):
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
         weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1).to(v.dtype)
         return (weights @ v).transpose(1, 2).flatten(2)

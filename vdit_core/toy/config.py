@@ -1,4 +1,4 @@
-"""Sizes of the toy networks. The model file carries WAN_CONFIG, so ComfyUI can rebuild the model."""
+"""Sizes of the toy networks. ComfyUI reads WAN_CONFIG from the model file."""
 
 from __future__ import annotations
 

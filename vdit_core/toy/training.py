@@ -131,7 +131,9 @@ def train_flow(
         torch.manual_seed(schedule.seed + 1 + step)  # a resumed run draws what it would have drawn
         rows = torch.randint(len(scenes), (schedule.batch,))
         dropped = (torch.rand(schedule.batch) < 0.1).tolist()
-        prompts = ["" if d else scenes[r].prompt for r, d in zip(rows.tolist(), dropped, strict=True)]
+        prompts = [
+            "" if d else scenes[r].prompt for r, d in zip(rows.tolist(), dropped, strict=True)
+        ]
         sigma = torch.rand(schedule.batch)
         sigma = shift * sigma / (1 + (shift - 1) * sigma)
         loss = flow_loss(network, latents[rows].float(), embed(prompts, vectors), sigma)

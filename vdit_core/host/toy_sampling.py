@@ -1,0 +1,101 @@
+"""Sample many toy clips at once through ComfyUI's own sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import comfy.model_sampling
+import comfy.sample
+import comfy.sd
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..toy.latents import CHANNELS
+
+AT_ONCE = 16  # clips in one batch
+LATENT_SHAPE = (CHANNELS, 5, 8, 8)  # of one clip: 17 frames of 64 × 64 pixels
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """What a KSampler node asks for, with the values that suit the toy world.
+
+    shift: of the noise levels, as in the node ModelSamplingSD3; None leaves the model's own, 8.
+    """
+
+    steps: int = 20
+    cfg: float = 2.0
+    sampler: str = "euler"
+    scheduler: str = "simple"
+    shift: float | None = None
+
+
+def sample_latents(
+    model: ModelPatcher,
+    clip: comfy.sd.CLIP,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    settings: SamplerSettings,
+) -> Tensor:
+    """Latents [B, 16, 5, 8, 8], each as a KSampler node with its prompt and seed would give it."""
+    if settings.shift is not None:
+        model = _shifted(model, settings.shift)
+    starts = range(0, len(seeds), AT_ONCE)
+    rows = [slice(start, start + AT_ONCE) for start in starts]
+    return torch.cat([_sample(model, clip, prompts[r], seeds[r], settings) for r in rows])
+
+
+def _sample(
+    model: ModelPatcher,
+    clip: comfy.sd.CLIP,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    settings: SamplerSettings,
+) -> Tensor:
+    noise = torch.cat([comfy.sample.prepare_noise(torch.zeros(1, *LATENT_SHAPE), s) for s in seeds])
+    return comfy.sample.sample(
+        model,
+        noise,
+        settings.steps,
+        settings.cfg,
+        settings.sampler,
+        settings.scheduler,
+        encode_prompts(clip, prompts),
+        encode_prompts(clip, [""] * len(prompts)),
+        torch.zeros_like(noise),
+        disable_pbar=True,
+        seed=seeds[0],
+    )
+
+
+def encode_prompts(clip: comfy.sd.CLIP, prompts: Sequence[str]) -> list[list[object]]:
+    """One conditioning whose rows are the prompts."""
+    rows = [clip.encode_from_tokens(clip.tokenize(prompt)) for prompt in prompts]
+    return [[torch.cat(rows), {"pooled_output": None}]]
+
+
+def decode_clips(vae: comfy.sd.VAE, latents: Tensor, at_once: int = 8) -> Tensor:
+    """Clips [B, 3, F, R, C] in 0..1 from latents, a few at a time."""
+    pieces = [vae.decode(piece).movedim(-1, 1) for piece in latents.split(at_once)]
+    return torch.cat(pieces).float().cpu()
+
+
+def encode_clips(vae: comfy.sd.VAE, clips: Tensor) -> Tensor:
+    """Latents [B, 16, 5, 8, 8] from clips [B, 3, F, R, C] in 0..1.
+
+    One at a time: given several, ComfyUI crops the number of frames to a multiple of 8.
+    """
+    return torch.cat([vae.encode(clip.movedim(0, -1)) for clip in clips])
+
+
+def _shifted(model: ModelPatcher, shift: float) -> ModelPatcher:
+    class Sampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
+        pass
+
+    sampling = Sampling(model.model.model_config)
+    sampling.set_parameters(shift=shift, multiplier=1000)
+    patched = model.clone()
+    patched.add_object_patch("model_sampling", sampling)
+    return patched
