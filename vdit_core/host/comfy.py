@@ -64,8 +64,9 @@ def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     with installed(run, guider):
         out = executor(*args, **kwargs)
     run.finish()
+    beside = _other_override(guider)
     for asker, line in run.reports():
-        tell(asker, line)
+        tell(asker, line + beside)
     return out
 
 
@@ -83,8 +84,16 @@ def installed(run: Run, guider: Any) -> Iterator[None]:
             stack.callback(leave.remove)
         guider.model_options = comfy.model_patcher.create_model_options_clone(original)
         options = guider.model_options["transformer_options"]
-        options[OVERRIDE_KEY] = _override(run, place, options.get(OVERRIDE_KEY))
+        options[OVERRIDE_KEY] = _override(run, place, options.get(OVERRIDE_KEY), guider)
         yield
+
+
+def _other_override(guider: Any) -> str:
+    """Words for the node when another pack's attention override works inside ours."""
+    other = guider.model_options["transformer_options"].get(OVERRIDE_KEY)
+    if other is None:
+        return ""
+    return f"; {getattr(other, '__module__', type(other).__module__)} does the dense attention"
 
 
 class _Place:
@@ -105,7 +114,7 @@ class _Place:
         return left.pop(0) if left else None
 
 
-def _override(run: Run, place: _Place, previous: Attention | None) -> Attention:
+def _override(run: Run, place: _Place, previous: Attention | None, guider: Any) -> Attention:
     """The attention override of this run, around whatever override was there before."""
 
     def override(function: Attention, *args: Any, **kwargs: Any) -> Tensor:
@@ -115,10 +124,11 @@ def _override(run: Run, place: _Place, previous: Attention | None) -> Attention:
         if site is None or options is None:
             return inner(*args, **kwargs)
         operands = _Operands(inner, args, kwargs)
-        items = operands.batch // len(options["cond_or_uncond"])
-        branches = tuple(_branch(c) for c in options["cond_or_uncond"] for _ in range(items))
+        chunks = _branches(options, guider)
+        items = operands.batch // len(chunks)
+        branches = tuple(branch for branch in chunks for _ in range(items))
         sigma = float(options["sigmas"].flatten()[0])
-        call = run.call(site, sigma, branches, tuple(range(items)) * len(options["cond_or_uncond"]))
+        call = run.call(site, sigma, branches, tuple(range(items)) * len(chunks))
         out = run.attend(call, operands.read(run.layout, options))
         return inner(*args, **kwargs) if out is None else operands.written(out)
 
@@ -173,9 +183,16 @@ def _four_axes(mask: Tensor | None) -> Tensor | None:
     return mask[None, None] if mask.ndim == 2 else mask[:, None]
 
 
-def _branch(index: int) -> str:
-    """ComfyUI numbers conds as its guider lists them: cond, uncond, others."""
-    return ("cond", "uncond")[index] if index < 2 else f"cond{index}"
+def _branches(options: dict[str, Any], guider: Any) -> list[str]:
+    """The branch of each chunk of the batch: by the conditioning it was made from, as guiders with
+    three conditionings number them in an order of their own; by that number where it is unknown."""
+    names = {"positive": "cond", "negative": "uncond"}
+    known = {c.get("uuid"): names.get(k, k) for k, conds in guider.conds.items() for c in conds}
+    numbered = ("cond", "uncond")
+    return [
+        known.get(uuid) or (numbered[index] if index < 2 else f"cond{index}")
+        for index, uuid in zip(options["cond_or_uncond"], options["uuids"], strict=True)
+    ]
 
 
 def _check_pair_prompts(program: Program, guider: Any) -> None:
