@@ -1,0 +1,100 @@
+"""Nodes that draw what a record holds."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+
+from ..vdit_core.figures import attention_map
+from ..vdit_core.figures.colours import SCALES
+from ..vdit_core.figures.origin import check_origin
+from ..vdit_core.pairs import Latent
+from ..vdit_core.record import Record
+from ..vdit_core.selection import parse_selection
+from ..vdit_core.sites import BRANCHES
+from . import sockets
+
+
+class VDiTAttentionMap(io.ComfyNode):
+    """Draw captured attention maps."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VDiTAttentionMap",
+            display_name="VDiT Attention Map",
+            category=f"{sockets.CATEGORY}/look",
+            search_aliases=["attention map", "show attention", "visualize attention", "heatmap"],
+            description="Draw who looks at whom: rows are the places that look, columns the places "
+            "looked at, with lines between the frames. Several layers or heads share one sheet "
+            "and one colour scale. (arXiv 2504.10317, Fig. 1)",
+            inputs=[
+                sockets.Record.Input("record", tooltip="From VDiT Capture or VDiT Load Record."),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="After a capture: the sampler's output, so that this node runs after "
+                    "the sampling. For a loaded record: leave it open.",
+                ),
+                io.String.Input(
+                    "layer",
+                    default="all",
+                    tooltip=f"Which captured layers, from 0: {sockets.GRAMMAR}",
+                ),
+                io.String.Input(
+                    "head",
+                    default="mean",
+                    tooltip="mean of all captured heads, or a map for each of the heads given, "
+                    "from 0: 3, or 0,2, or all.",
+                ),
+                io.String.Input(
+                    "step",
+                    default="mid",
+                    tooltip="Which captured step, from 0. mid: the one nearest to the middle.",
+                ),
+                io.Combo.Input(
+                    "branch",
+                    options=list(BRANCHES),
+                    default="both",
+                    advanced=True,
+                    tooltip="The call with the positive prompt (cond) or with the negative one "
+                    "(uncond). both: cond if it was captured.",
+                ),
+                io.Combo.Input(
+                    "scale",
+                    options=list(SCALES),
+                    default="log",
+                    advanced=True,
+                    tooltip="log: equal steps of colour are equal ratios, faint patterns show. "
+                    "linear: equal steps are equal differences, only the strongest show.",
+                ),
+            ],
+            outputs=[io.Image.Output(tooltip="The picture, to save or to preview.")],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        record: Record,
+        layer: str,
+        head: str,
+        step: str,
+        branch: str,
+        scale: str,
+        latent: Latent | None = None,
+    ) -> io.NodeOutput:
+        if latent is not None:
+            check_origin(record.data, latent["samples"])
+        image = attention_map(
+            record.data,
+            layers=parse_selection(layer, "layers"),
+            head=head,
+            step=parse_selection(step, "steps"),
+            branch=branch,
+            scale=scale,
+        )
+        return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
+
+
+NODES = [VDiTAttentionMap]

@@ -1,0 +1,7 @@
+"""Figures: numbers to pictures, [1, H, W, 3] float 0..1, the same bits for the same numbers."""
+
+from .attention_map import attention_map
+from .compare import Comparison, compare_videos
+from .sweep import sweep_grid
+
+__all__ = ["Comparison", "attention_map", "compare_videos", "sweep_grid"]

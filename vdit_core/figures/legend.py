@@ -1,0 +1,39 @@
+"""What stands around the maps: the words of a title, the colour bar."""
+
+from __future__ import annotations
+
+from ..record import Header
+from .canvas import Page
+from .colours import ColourScale
+from .panels import Moment, Panel
+
+BAR = 130  # pixels to the right of a map that the colour bar and its words need
+
+
+def heads_text(panel: Panel) -> str:
+    return f"head {panel.head}" if panel.head != "mean" else f"mean of {panel.heads} heads"
+
+
+def moment_text(header: Header, moment: Moment) -> str:
+    """One line: step, noise level, branch, model."""
+    last = header.steps - 1
+    video = f" · video {moment.item}" if moment.item else ""
+    when = f"step {moment.step} (of 0 to {last}), σ {moment.sigma:.3g}"
+    return f"{when} · {moment.branch}{video} · {header.model}"
+
+
+def draw_bar(page: Page, x: int, y: int, height: int, colours: ColourScale) -> None:
+    """The colour bar with its values and its unit."""
+    axes = page.axes(x, y, 24, height)
+    axes.set_yscale("log" if colours.log else "linear")
+    axes.set_ylim(colours.low, colours.high)
+    axes.set_xticks([])
+    axes.yaxis.tick_right()
+    ticks = colours.ticks()
+    axes.set_yticks(ticks, [f"{value:g}" for value in ticks], fontsize=16)
+    axes.set_yticks([], minor=True)
+    page.picture(x, y, colours.ramp(24, height))
+    if colours.clipped:
+        page.text(x, y + height + 16, "and below", size=14)
+    words = "weight × keys (1 = looks everywhere alike)"
+    page.text(x + 96, y + height / 2, words, size=16, upright=True)

@@ -1,0 +1,31 @@
+"""Does a record come from the sampling that made this latent?"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..record import RecordData
+
+
+def check_origin(data: RecordData, samples: Tensor) -> None:
+    """samples: a latent [B, C, F, H, W]. Raises ValueError if its size contradicts the record's.
+
+    A token covers patch × patch latent places, with a patch that the record does not know; the
+    model pads what is left over.
+    """
+    grid = data.header.grid
+    if samples.ndim == 5:
+        frames, height, width = samples.shape[2:]
+        patch = -(-height // grid.rows)
+        fits = (-(-height // patch), -(-width // patch)) == (grid.rows, grid.cols)
+        if fits and frames == grid.frames:
+            return
+        size = f"{frames} frames of {height} × {width}"
+    else:
+        size = f"no video latent, its shape is {tuple(samples.shape)}"
+    raise ValueError(
+        "a record from another model or size: it was captured on "
+        f"{grid.frames} frames of {grid.rows} × {grid.cols} tokens ({data.header.model}), the latent "
+        f"is {size}; connect the latent of the sampler that ran the captured model, or leave latent "
+        "open for a record from VDiT Load Record"
+    )

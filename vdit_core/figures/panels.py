@@ -1,0 +1,122 @@
+"""Which maps of a record a figure shows: one panel for each chosen layer and head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..record import Measurement, RecordData
+from ..selection import Selection, parse_selection
+from ..sites import BRANCHES
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One map. weights: [m, m] mean weight × keys. other: [m] weight on tokens that are not video.
+
+    entropy: of a row, in nats. share: of the largest possible entropy, log(keys). heads: averaged.
+    """
+
+    layer: int
+    head: str
+    heads: int
+    weights: Tensor
+    other: Tensor
+    entropy: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When and for whom the maps of one figure were measured. item: which video of the batch."""
+
+    step: int
+    sigma: float
+    branch: str
+    item: int
+
+
+def choose_panels(
+    data: RecordData, layers: Selection, head: str, step: Selection, branch: str, item: int
+) -> tuple[Moment, list[list[Panel]]]:
+    """The panels of each layer. Raises ValueError, saying what was captured, for a missing one."""
+    at, whom = _step(data, step), _branch(data, branch)
+    found = [
+        data.find(layer=layer, step=at, branch=whom, item=item) for layer in _layers(data, layers)
+    ]
+    moment = Moment(at, found[0].sigma, whom, item)
+    return moment, [_panels(data, m, head) for m in found]
+
+
+def _step(data: RecordData, step: Selection) -> int:
+    if step.text.strip() == "mid":
+        middle = data.header.steps // 2
+        return min((m.step for m in data.measurements), key=lambda s: (abs(s - middle), s))
+    steps = step.resolve(data.header.steps, "this record's sampling")
+    if len(steps) != 1:
+        raise ValueError(
+            f"step: {step.text!r} names {len(steps)} steps, but a picture shows one; write one "
+            f"number, or mid for the captured step nearest to the middle; {_captured(data)}"
+        )
+    return steps[0]
+
+
+def _branch(data: RecordData, branch: str) -> str:
+    if branch not in BRANCHES:
+        raise ValueError(f"branch: got {branch!r}, allowed are {', '.join(BRANCHES)}")
+    captured = [m.branch for m in data.measurements]
+    if branch == "both":
+        return "cond" if "cond" in captured else captured[0]
+    return branch
+
+
+def _layers(data: RecordData, layers: Selection) -> list[int]:
+    """The layers that were named; of those meant by `all` or by an exclusion, the captured ones."""
+    named = layers.resolve(data.header.layers, "this record's model")
+    captured = {m.layer for m in data.measurements}
+    chosen = [n for n in named if n in captured] if _open_ended(layers) else list(named)
+    if not chosen:
+        raise ValueError(f"layer: {layers.text!r} leaves no layer to show; {_captured(data)}")
+    return chosen
+
+
+def _panels(data: RecordData, m: Measurement, head: str) -> list[Panel]:
+    if head.strip() == "mean":
+        return [_panel(data, m, "mean", list(range(len(m.heads))))]
+    heads = parse_selection(head, "heads")
+    named = heads.resolve(data.header.heads, "this record's model")
+    chosen = [h for h in named if h in m.heads or not _open_ended(heads)]
+    missing = [h for h in chosen if h not in m.heads]
+    if missing or not chosen:
+        raise ValueError(
+            f"head: {head!r} asks for {_list(missing) or 'no head'} of layer {m.layer}, but there "
+            f"heads {_list(m.heads)} were captured; choose from these, write mean, or widen the "
+            "choice on VDiT Capture and sample again"
+        )
+    return [_panel(data, m, str(h), [m.heads.index(h)]) for h in chosen]
+
+
+def _panel(data: RecordData, m: Measurement, head: str, at: list[int]) -> Panel:
+    """The mean of the heads whose places on the measures' first axis are `at`."""
+    keys = len(data.header.grid)
+    weights = m.measures.pooled_map[at].mean(0) * keys
+    other, entropy = m.measures.other_mass[at].mean(0), float(m.measures.entropy[at].mean())
+    share = entropy / math.log(keys) if keys > 1 else 0.0
+    return Panel(m.layer, head, len(at), weights, other, entropy, share)
+
+
+def _open_ended(selection: Selection) -> bool:
+    """Whether it says `all`, or all but some, and so names nothing in particular."""
+    return any(excluded or first is None for excluded, first, _ in selection.parts)
+
+
+def _captured(data: RecordData) -> str:
+    layers, steps = (m.layer for m in data.measurements), (m.step for m in data.measurements)
+    return f"captured were layers {_list(layers)}, steps {_list(steps)}"
+
+
+def _list(values: Iterable[object]) -> str:
+    return ", ".join(map(str, dict.fromkeys(values)))
