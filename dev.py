@@ -45,10 +45,10 @@ COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd46713
 
 # One build of each, made for the others: mixed builds install and then fail at import.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
-TOOLS = (
+TOOLS = (  # versions that Python 3.10 still gets
     "pytest==9.2.0",
-    "hypothesis==6.170.15",
-    "diffusers==0.42.1",
+    "hypothesis==6.168.5",
+    "diffusers==0.41.0",
     "playwright==1.65.2",
     "ruff==0.17.5",
     "pyright==1.1.414",
@@ -71,8 +71,9 @@ NO_BROWSER = (
 
 # What pip writes when it fails, and what to do about it.
 ADVICE = {
-    "NewConnectionError|name resolution|getaddrinfo|timed out|ProxyError|Connection refused": (
-        "The package registry cannot be reached: check the network, or pip's proxy and index."
+    "NewConnectionError|name resolution|getaddrinfo|timed out|ProxyError|No matching distribution": (
+        "The package registry cannot be reached, or lacks this: check the network, pip's proxy "
+        "and index (pip config list), and that this Python and system are ones torch supports."
     ),
     "ensurepip": "This Python cannot make environments (Debian, Ubuntu: apt install python3-venv).",
     "No space left": "The disk is full: make room, or set VDIT_CACHE to a folder on another disk.",
@@ -585,8 +586,9 @@ def explain_failure(doing: str, log: Path) -> str:
 
 
 def tail(log: Path, lines: int) -> str:
-    """The last lines of a log."""
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+    """The last lines of a log; pip's lists of versions are thousands of characters long."""
+    end = log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+    return "\n".join(line if len(line) < 300 else f"{line[:140]} ... {line[-140:]}" for line in end)
 
 
 def plain_variables() -> dict[str, str]:

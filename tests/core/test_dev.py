@@ -185,6 +185,7 @@ def test_a_dead_holder_frees_the_lock(dev: ModuleType, tmp_path: Path) -> None:
     ("output", "advice"),
     [
         ("NewConnectionError: Failed to establish a new connection", "check the network"),
+        ("ERROR: No matching distribution found for torch==2.11.0", "check the network"),
         ("OSError: [Errno 28] No space left on device", "VDIT_CACHE"),
         ("No module named ensurepip", "python3-venv"),
         ("ERROR: something new", "run this again"),
