@@ -12,8 +12,8 @@ from ..plan import AttentionPlan
 from .reference import reference_attend
 from .tiles import map_tiles
 
-# Ordinary attention: (q, k, v, mask) with [B, H, L, D] → [B, H, Lq, D].
-Dense = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+# Ordinary attention, softmax(S / T) V: (q, k, v, mask, T) with [B, H, L, D] → [B, H, Lq, D].
+Dense = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 IMPLEMENTATIONS = ("auto", "dense", "streaming", "reference")
 
 
@@ -87,15 +87,43 @@ def _softmax_part(
         index = heads.to(q.device)
         q, k, v = q[:, index], k[:, index], v[:, index]
         mask = mask[:, index] if mask is not None and mask.shape[1] > 1 else mask
-    if temperature is not None and bool((temperature != 1).any()):
-        q = q / _spread(temperature, q)
     if strength is None or plan.source is None or not bool((strength != 0).any()):
-        return dense(q, k, v, mask)
+        return _tempered(q, k, v, temperature, dense, mask)
     rows = plan.source.rows
     if not bool(((strength == 0) | (strength == 1)).all()):
         return _blend(q, k, v, rows, strength, temperature, dense, mask)
     taken = strength == 1
-    return dense(*_taken(q, k, rows, taken, temperature), v, _taken_mask(mask, rows, taken))
+    index, where = rows.to(q.device), taken.to(q.device)[:, :, None, None]
+    q, k = (torch.where(where, x[index], x) for x in (q, k))
+    return _tempered(q, k, v, temperature, dense, _taken_mask(mask, rows, taken))
+
+
+def _tempered(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    temperature: Tensor | None,
+    dense: Dense,
+    mask: Tensor | None,
+) -> Tensor:
+    """softmax(S / T) V: one dense call for each block of rows and heads that share a temperature.
+
+    T goes into the scale: dividing Q by it would round Q once more in half precision.
+    """
+    if temperature is None:
+        return dense(q, k, v, mask, 1.0)
+    values: list[float] = temperature.unique().tolist()
+    if len(values) == 1:
+        return dense(q, k, v, mask, values[0])
+    out = torch.empty_like(q)
+    for value in values:
+        at = temperature == value
+        for pattern in at[at.any(1)].unique(dim=0):
+            rows = (at == pattern).all(1).nonzero()[:, 0].to(q.device)
+            heads = pattern.nonzero()[:, 0].to(q.device)
+            block = rows[:, None], heads
+            out[block] = dense(q[block], k[block], v[block], _picked(mask, rows, heads), value)
+    return out
 
 
 def _blend(
@@ -109,29 +137,22 @@ def _blend(
     mask: Tensor | None,
 ) -> Tensor:
     """(1 − s) · A V + s · A_source V, the second only for rows that want it."""
-    out = dense(q, k, v, mask)
+    out = _tempered(q, k, v, temperature, dense, mask).clone()
     wanting = (strength != 0).any(1).nonzero()[:, 0]
     index, sources = wanting.to(q.device), rows[wanting].to(q.device)
-    source_q = q[sources]
-    if temperature is not None:  # q came divided by its own row's temperature
-        source_q = source_q * _spread(temperature[rows[wanting]] / temperature[wanting], q)
+    own = None if temperature is None else temperature[wanting]
     source_mask = mask[sources] if mask is not None and mask.shape[0] > 1 else mask
-    other = dense(source_q, k[sources], v[index], source_mask)
-    out = out.clone()
+    other = _tempered(q[sources], k[sources], v[index], own, dense, source_mask)
     out[index] = torch.lerp(out[index], other, _spread(strength[wanting], out).expand_as(other))
     return out
 
 
-def _taken(
-    q: Tensor, k: Tensor, rows: Tensor, taken: Tensor, temperature: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Q and K with those of the source rows where taken [B, H]."""
-    index = rows.to(q.device)
-    source_q = q[index]
-    if temperature is not None:
-        source_q = source_q * _spread(temperature[rows] / temperature, q)
-    where = taken.to(q.device)[:, :, None, None]
-    return torch.where(where, source_q, q), torch.where(where, k[index], k)
+def _picked(mask: Tensor | None, rows: Tensor, heads: Tensor) -> Tensor | None:
+    """The mask of some rows and heads."""
+    if mask is None:
+        return None
+    mask = mask[rows] if mask.shape[0] > 1 else mask
+    return mask[:, heads] if mask.shape[1] > 1 else mask
 
 
 def _taken_mask(mask: Tensor | None, rows: Tensor, taken: Tensor) -> Tensor | None:
@@ -166,8 +187,9 @@ def _streaming(
 
 
 def _torch_dense(scale: float | None) -> Dense:
-    def dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    def dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
+        factor = q.shape[-1] ** -0.5 if scale is None else scale
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=factor / temperature)
 
     return dense
 
@@ -188,6 +210,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, implementation:
     if q.ndim != 4 or k.shape != v.shape or q.shape[:2] != k.shape[:2]:
         shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
         raise ValueError(f"q, k, v must be [B, H, L, D] with equal B and H; got {shapes}")
+    if plan.source is not None and plan.source.region != "all":
+        raise ValueError(f"region: got {plan.source.region!r}, but only 'all' can be carried out")
     square = plan.map is not None and bool((plan.map.identity != 0).any())
     if square and q.shape[2] != k.shape[2]:
         raise ValueError(
