@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..models import find_layout
-from ..program import Asker, Program, Spec, chosen_heads, conflicts
+from ..program import Asker, Edit, Program, Spec, chosen_heads, conflicts
 from ..run import Operands, Run, Schedule
 from ..sites import Layout, Site
 
@@ -54,13 +54,13 @@ def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     """OUTER_SAMPLE wrapper: one run, exactly as long as this sampling."""
     guider, noise, sigmas = executor.class_obj, args[0], args[3]
     program: Program = guider.model_options["transformer_options"][PROGRAM_KEY]
-    _check_pair_prompts(program, guider)
     sampling = guider.model_patcher.get_model_object("model_sampling")
     schedule = Schedule(tuple(sigmas.tolist()), sampling.percent_to_sigma)
     poll = comfy.model_management.throw_exception_if_processing_interrupted
     run = Run(program, layout_of(guider.model_patcher), schedule, noise.shape[0], poll)
     if not run.active:
         return executor(*args, **kwargs)
+    _check_pair_prompts(run.active, guider)
     with installed(run, guider):
         out = executor(*args, **kwargs)
     run.finish()
@@ -123,7 +123,7 @@ def _override(run: Run, place: _Place, previous: Attention | None, guider: Any) 
         site = place.take()
         if site is None or options is None:
             return inner(*args, **kwargs)
-        operands = _Operands(inner, args, kwargs)
+        operands = _Operands(inner, args, kwargs, previous is None and _reads_scale(function))
         chunks = _branches(options, guider)
         items = operands.batch // len(chunks)
         branches = tuple(branch for branch in chunks for _ in range(items))
@@ -138,7 +138,9 @@ def _override(run: Run, place: _Place, previous: Attention | None, guider: Any) 
 class _Operands:
     """The arguments of one attention call, in whatever layout the model passes them."""
 
-    def __init__(self, inner: Attention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, inner: Attention, args: tuple[Any, ...], kwargs: dict[str, Any], takes_scale: bool
+    ) -> None:
         named = dict(zip(PARAMETERS, args, strict=False))
         self.inner, self.extra_args = inner, args[len(PARAMETERS) :]
         self.kwargs = {k: v for k, v in kwargs.items() if k not in PARAMETERS}
@@ -147,29 +149,43 @@ class _Operands:
         self.mask: Tensor | None = named.get("mask")
         self.split = bool(kwargs.get("skip_reshape"))  # already [B, H, L, D]
         self.keep_split = bool(kwargs.get("skip_output_reshape"))
+        self.takes_scale = takes_scale
         self.batch: int = self.q.shape[0]
 
     def read(self, layout: Layout, options: dict[str, object]) -> Operands:
-        q, k, v = (self._split(x) for x in (self.q, self.k, self.v))
+        q = self._split(self.q)
+        k, v = (self._split(x, q.shape[-1]) for x in (self.k, self.v))
         if k.shape[1] != q.shape[1]:  # grouped queries: each key head serves several
             k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
         grid = partial(layout.grid, options, q.shape[2])
         return Operands(q, k, v, _four_axes(self.mask), self.kwargs.get("scale"), self.dense, grid)
 
-    def dense(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def dense(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, temperature: float
+    ) -> Tensor:
         """Ordinary attention by the model's own function, in the model's own layout."""
         kwargs = {key: x for key, x in self.kwargs.items() if key != "enable_gqa"}
+        if temperature != 1 and self.takes_scale:
+            kwargs["scale"] = kwargs.get("scale", q.shape[-1] ** -0.5) / temperature
+        elif temperature != 1:
+            q = q / temperature
         tensors = (q, k, v) if self.split else (_merged(x) for x in (q, k, v))
         out = self.inner(*tensors, q.shape[1], mask, *self.extra_args, **kwargs)
-        return out if self.keep_split else self._split(out, q.shape[1])
+        return out if self.keep_split else self._split(out, v.shape[-1])
 
     def written(self, out: Tensor) -> Tensor:
         return out if self.keep_split else _merged(out)
 
-    def _split(self, x: Tensor, heads: int | None = None) -> Tensor:
+    def _split(self, x: Tensor, width: int | None = None) -> Tensor:
         if x.ndim == 4:
             return x
-        return x.unflatten(-1, (heads or self.heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (self.heads, -1) if width is None else (-1, width)).transpose(1, 2)
+
+
+def _reads_scale(function: Attention) -> bool:
+    """Whether an attention function of core looks at `scale`; some ignore it without a word."""
+    constants = getattr(getattr(function, "__code__", None), "co_consts", ())
+    return any(c == "scale" or (isinstance(c, tuple) and "scale" in c) for c in constants)
 
 
 def _merged(x: Tensor) -> Tensor:
@@ -195,11 +211,10 @@ def _branches(options: dict[str, Any], guider: Any) -> list[str]:
     ]
 
 
-def _check_pair_prompts(program: Program, guider: Any) -> None:
+def _check_pair_prompts(active: Iterable[Spec], guider: Any) -> None:
     """A pair needs two prompts: one would be repeated in silence."""
-    for spec in program:
-        change = getattr(spec, "change", None)
-        if change is None or not change.pairs or change.neutral:
+    for spec in active:
+        if not isinstance(spec, Edit) or not spec.change.pairs:
             continue
         for cond in guider.conds.get("positive", []):
             prompt = cond.get("cross_attn")
@@ -220,4 +235,3 @@ def tell(asker: Asker, text: str) -> None:
     server = getattr(PromptServer, "instance", None)
     if server is not None and server.client_id is not None:
         server.send_progress_text(text, asker.id, server.client_id)
-
