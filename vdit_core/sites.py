@@ -71,10 +71,11 @@ class Call:
         return torch.tensor([branch in ("both", name) for name in self.branches])
 
     def source_rows(self) -> Tensor:
-        """For each row the row of its pair's source: items 0, 2, 4 … are sources. [B] int64."""
-        where = {(b, i): r for r, (b, i) in enumerate(zip(self.branches, self.items, strict=True))}
-        pairs = zip(self.branches, self.items, strict=True)
-        return torch.tensor([where[b, i - i % 2] for b, i in pairs])
+        """For each row the row of its pair's source: items 0, 2, 4 … are sources. [B] int64.
+
+        A pair's rows are neighbours, in each of the conditionings that share a batch.
+        """
+        return torch.tensor([row - item % 2 for row, item in enumerate(self.items)])
 
     def target_rows(self) -> Tensor:
         """Which rows are the second of a pair, [B] bool."""

@@ -33,4 +33,5 @@ class PairTransfer:
     def apply(self, plan: AttentionPlan, call: Call, chosen: Tensor) -> AttentionPlan:
         chosen = chosen & call.target_rows()[:, None]
         strength = torch.where(chosen, self.strength, 0.0)
-        return plan.sourced(chosen, Source(call.source_rows(), strength, self.region))
+        region: Region = "all" if call.site.kind == "self" else self.region
+        return plan.sourced(chosen, Source(call.source_rows(), strength, region))
