@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Schedule:
 
     def inside(self, window: Window, sigma: float) -> bool:
         """Whether a noise level lies in the window; its end does not, except the very last."""
-        high = self.percent_to_sigma(window.start_percent)
+        high = self.percent_to_sigma(window.start_percent) if window.start_percent > 0 else math.inf
         low = self.percent_to_sigma(window.end_percent) if window.end_percent < 1 else -1.0
         return low < sigma <= high
 
@@ -67,13 +68,17 @@ class Run:
     ) -> None:
         self.layout, self.schedule, self.poll = layout, schedule, poll
         self.chosen = {spec: chosen_heads(spec.where, layout) for spec in program}
-        self.active = [s for s in program if self.chosen[s] and not _is_neutral(s)]
+        self.steps = {
+            s: s.steps.resolve(schedule.steps, "this sampler")
+            for s in program
+            if isinstance(s, Capture)
+        }
+        self.active = [s for s in program if self.chosen[s] and not self._is_neutral(s)]
         self.fired: dict[Spec, Counter[Site]] = {spec: Counter() for spec in self.active}
         self.branches: set[str] = set()
         self.measured: dict[Spec, list[Measurement]] = {}
         self.grids: dict[Spec, TokenGrid] = {}
         self.evaluations: Counter[tuple[object, ...]] = Counter()
-        self.steps: dict[Spec, tuple[int, ...]] = {}
         self._suspects: list[tuple[Tensor, str]] = []
         for spec in self.active:
             self._check(spec, batch)
@@ -123,10 +128,12 @@ class Run:
             lines.append((spec.asker, f"{verb} {sites.total()} calls of {len(sites)} layers"))
         return lines
 
+    def _is_neutral(self, spec: Spec) -> bool:
+        return spec.change.neutral if isinstance(spec, Edit) else not self.steps[spec]
+
     def _check(self, spec: Spec, batch: int) -> None:
         name = spec.asker.name
         if isinstance(spec, Capture):
-            self.steps[spec] = spec.steps.resolve(self.schedule.steps, "this sampler")
             self.measured[spec] = []
             return
         sigmas = self.schedule.sigmas[: self.schedule.steps]
@@ -235,7 +242,3 @@ class Run:
             f"node wants branch {spec.branch!r} (with cfg 1 there is no uncond call). If that is "
             "not it, another node replaces these layers; take it out or choose other layers"
         )
-
-
-def _is_neutral(spec: Spec) -> bool:
-    return isinstance(spec, Edit) and spec.change.neutral
