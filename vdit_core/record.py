@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -125,10 +125,14 @@ def save_record(data: RecordData, path: Path) -> None:
 
 def load_record(path: Path) -> RecordData:
     """Read a record. Raises ValueError for another kind of file or a newer version."""
-    with safe_open(path, framework="pt") as file:
+    try:
+        opened = safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise _not_a_record(path) from error
+    with opened as file:
         text = (file.metadata() or {}).get("vdit_record")
         if text is None:
-            raise ValueError(f"record: {path.name} is not a record saved by VDiT Save Record")
+            raise _not_a_record(path)
         content = json.loads(text)
         if content["version"] > VERSION:
             raise ValueError(
@@ -145,6 +149,10 @@ def load_record(path: Path) -> RecordData:
             for index, label in enumerate(content["measurements"])
         )
     return RecordData(Header(**header), measurements)
+
+
+def _not_a_record(path: Path) -> ValueError:
+    return ValueError(f"record: {path.name} is not a record saved by VDiT Save Record")
 
 
 def _list(values: Iterable[object]) -> str:

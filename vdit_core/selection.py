@@ -37,7 +37,9 @@ class Selection:
             chosen = chosen - indices if excluded else chosen | indices
         return tuple(sorted(chosen))
 
-    def _indices(self, first: int | str | None, last: int | None, count: int, owner: str) -> set[int]:
+    def _indices(
+        self, first: int | str | None, last: int | None, count: int, owner: str
+    ) -> set[int]:
         if first is None:
             return set(range(count))
         if isinstance(first, str):
@@ -112,7 +114,7 @@ def parse_heads(text: str) -> HeadList:
     if not text.strip():
         raise ValueError("heads: the text is empty; write layer:head such as 46:*; 44:3, or none")
     entries: list[tuple[Selection, Selection]] = []
-    for entry in filter(None, (part.strip() for part in text.split(";"))):
+    for entry in (part.strip() for part in text.strip().removesuffix(";").split(";")):
         layers, colon, heads = entry.partition(":")
         if not colon:
             raise ValueError(
