@@ -33,6 +33,8 @@ UNIT_AREAS = (math.pi, (2 * 0.88) ** 2, 3 * math.sqrt(3) * 0.62**2, 4 * math.pi 
 
 SATURATED = 0.20  # at least; half the object's own saturation if that is more
 LEAST_AREA = 20.0  # pixels; the smallest rendered object has about 48
+MOST_COVERED = 0.45  # share of the frame; the largest rendered object covers 0.25
+LEAST_SEEN = 0.3  # share of the background outside the object and its margin
 HUE_AGREES = math.cos(math.radians(24))  # half the smallest gap between two colours
 LIKENESS, LIKENESS_LEAD = 0.65, 0.02  # intersection over union, and its lead over the next shape
 PATTERN, PLAIN = 0.055, 0.035  # root mean square of grey levels
@@ -122,7 +124,7 @@ def _track(mask: Tensor) -> tuple[Tensor, Tensor]:
     y, x = _pixel_axes(mask)
     area = mask.sum((-2, -1)).float()
     centre = torch.stack([(mask * axis).sum((-2, -1)) for axis in (y, x)], dim=-1)
-    seen = area >= LEAST_AREA
+    seen = (area >= LEAST_AREA) & (area <= MOST_COVERED * mask[0, 0].numel())
     centre = centre / area.clamp(min=1)[..., None]
     return centre.masked_fill(~seen[..., None], torch.nan), area
 
@@ -212,7 +214,7 @@ def _read_background(grey: Tensor, seen: Tensor) -> Tensor:
     }
     background = torch.full_like(count, NONE, dtype=torch.int64)
     for index, name in enumerate(BACKGROUNDS):
-        background[found[name]] = index
+        background[found[name] & (count > LEAST_SEEN * seen[0].numel())] = index
     return background
 
 
