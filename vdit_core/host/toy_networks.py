@@ -32,7 +32,8 @@ def trainable_wan(seed: int) -> WanModel:
 def trainable_vae(seed: int) -> WanVAE:
     """A Wan 2.1 VAE with few channels and fresh weights, for training."""
     torch.manual_seed(seed)
-    time_steps = [False, True, True]  # where Wan 2.1 halves the frame rate; the class says otherwise
+    # Where Wan 2.1 halves the frame rate; the class's own default says otherwise.
+    time_steps = [False, True, True]
     network = WanVAE(dim=VAE_DIM, z_dim=CHANNELS, temperal_downsample=time_steps)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
