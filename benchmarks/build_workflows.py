@@ -1,0 +1,210 @@
+"""Write the workflows of this repository, from the node schemas of the running ComfyUI.
+
+    python3 dev.py python -m vdit_attention.benchmarks.build_workflows
+
+`WORKFLOWS` has a builder for every file in workflows/; a test holds the files against them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import workflow_notes as notes
+from .canvas import Canvas, Group, Socket
+from .server import ComfyServer
+from .stages import TOY, WAN21, Stage, World
+from .workflow_api import Json
+
+FOLDER = Path(__file__).parent.parent / "workflows"
+
+
+def text_to_video(canvas: Canvas, world: World) -> None:
+    """One video from one prompt."""
+    stage = Stage(canvas, world, notes.TEXT_TO_VIDEO, {"Prompt": world.prompt})
+    with canvas.group("Sample and save", across=True, colour="result"):
+        stage.save(stage.sample(stage.model, stage.prompts[0]), "Video", "text_to_video")
+
+
+def attention_maps(canvas: Canvas, world: World, note: str, map_size: int, layer: str) -> None:
+    """Capture attention while a video is sampled, draw it, keep it."""
+    stage = Stage(canvas, world, note, {"Prompt": world.prompt})
+    with canvas.group("Watch the model", colour="ours") as watch:
+        capture = canvas.add("VDiTCapture", model=stage.model, map_size=map_size)
+        record = capture["record"]
+        latent = stage.sample(capture["MODEL"], stage.prompts[0])
+    with canvas.group("The video, unchanged by watching", across=True, colour="result") as video:
+        stage.save(latent, "Video", "attention_maps")
+    with canvas.group("Keep the record", colour="ours", below=watch):
+        canvas.add(
+            "VDiTSaveRecord",
+            record=record,
+            latent=latent,
+            filename_prefix=f"vdit/{world.name}_record",
+        )
+    with canvas.group("Every layer", across=True, colour="ours", below=video) as layers:
+        _draw(canvas, record, latent, "All layers, mean of their heads", f"{world.name}_map_layers")
+    with canvas.group(f"The heads of layer {layer}", across=True, colour="ours", below=layers):
+        title, file = f"Layer {layer}, each head", f"{world.name}_map_heads"
+        _draw(canvas, record, latent, title, file, layer=layer, head="all")
+
+
+def load_record(canvas: Canvas, world: World) -> None:
+    """Draw maps of a saved record, without a model."""
+    with canvas.group("What this shows"):
+        canvas.note(notes.LOAD_RECORD)
+    with canvas.group("Load", colour="ours"):
+        file = f"vdit/{world.name}_record_00001_.safetensors [output]"
+        record = canvas.add("VDiTLoadRecord", file=file, width=420)["record"]
+    with canvas.group("Draw", across=True, colour="ours"):
+        title, name = "The last layer, each head", f"{world.name}_map_from_file"
+        _draw(canvas, record, None, title, name, layer="-1", head="all")
+
+
+def transfer(canvas: Canvas, world: World, note: str) -> None:
+    """A target prompt that uses the attention maps of a source prompt."""
+    prompts = {"Source prompt": world.prompt, "Target prompt": world.target}
+    stage = Stage(canvas, world, note, prompts)
+    source, target = stage.prompts
+    with canvas.group("Source and target in one batch", colour="ours"):
+        pair = canvas.add("VDiTPairPrompts", source=source, target=target)["CONDITIONING"]
+        latent = canvas.add("VDiTPairLatent", latent=stage.latent)["LATENT"]
+        model = canvas.add("VDiTTransfer", model=stage.model)["MODEL"]
+    with canvas.group("Sample the pair") as sampling:
+        halves = canvas.add("VDiTSplitPair", latent=stage.sample(model, pair, latent))
+    with canvas.group("The source", across=True, colour="result") as first:
+        a = stage.save(halves["source"], "Source video", "transfer_source")
+    with canvas.group("The edit", across=True, colour="result", below=first) as second:
+        b = stage.save(halves["edited"], "Edited video", "transfer_edited")
+    with canvas.group("Target prompt alone, same seed", below=sampling):
+        alone = stage.sample(stage.model, target)
+    with canvas.group("Without transfer", across=True, colour="result", below=second):
+        c = stage.save(alone, "Target video", "transfer_target")
+    with canvas.group("How near is the edit?", across=True, colour="ours", right_of=first) as near:
+        _compare(canvas, a, b, "Source against edit", f"{world.name}_compare_edit")
+    with canvas.group("And without transfer?", across=True, colour="ours", below=near):
+        _compare(canvas, a, c, "Source against target alone", f"{world.name}_compare_target")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row: a node put between model and sampler. inputs: its widgets, by name."""
+
+    title: str
+    file: str
+    node: str
+    inputs: Json
+
+
+def variants(canvas: Canvas, world: World, note: str, rows: Sequence[Variant]) -> None:
+    """One seed and prompt, one row for each way to change the model."""
+    stage = Stage(canvas, world, note, {"Prompt": world.prompt})
+    above: Group | None = None
+    for row in rows:
+        place = {"right_of": stage.left} if above is None else {"below": above}
+        with canvas.group(row.title, across=True, colour="ours", **place) as above:
+            model = canvas.add(row.node, model=stage.model, **row.inputs)["MODEL"]
+            stage.save(stage.sample(model, stage.prompts[0]), row.title, row.file)
+
+
+def at_temperatures(*values: float) -> list[Variant]:
+    titles = [f"T = {v:g}" + (", as trained" if v == 1 else "") for v in values]
+    return [
+        Variant(title, f"temperature_{value:g}", "VDiTTemperature", {"temperature": value})
+        for title, value in zip(titles, values, strict=True)
+    ]
+
+
+def skipping(title: str, file: str, heads: str) -> Variant:
+    return Variant(title, f"skip_{file}", "VDiTSkipHeads", {"heads": heads})
+
+
+def perturbed(title: str, kind: str, strength: float, layers: str) -> Variant:
+    file = f"perturb_{kind}" if strength else "perturb_none"
+    return Variant(title, file, "VDiTPerturb", {"map": kind, "strength": strength, "layers": layers})
+
+
+WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
+    "toy_text_to_video": lambda c: text_to_video(c, TOY),
+    "toy_attention_maps": lambda c: attention_maps(c, TOY, notes.ATTENTION_MAPS, 320, "3"),
+    "toy_load_record": lambda c: load_record(c, TOY),
+    "toy_transfer": lambda c: transfer(c, TOY, notes.TRANSFER),
+    "toy_temperature": lambda c: variants(
+        c, TOY, notes.TEMPERATURE, at_temperatures(0.5, 1.0, 1.5, 3.0)
+    ),
+    "toy_skip_heads": lambda c: variants(
+        c,
+        TOY,
+        notes.SKIP_HEADS,
+        [
+            skipping("All heads", "none", "none"),
+            skipping("Without the first head of the last layer", "one", "-1:0"),
+            skipping("Without layer 2", "layer", "2:*"),
+            skipping("Without any self-attention", "all", "all:*"),
+        ],
+    ),
+    "toy_perturb": lambda c: variants(
+        c,
+        TOY,
+        notes.PERTURB,
+        [
+            perturbed("Untouched", "identity", 0.0, "2"),
+            perturbed("Layer 2 sees only itself (identity)", "identity", 1.0, "2"),
+            perturbed("Layer 2 sees the mean (uniform)", "uniform", 1.0, "2"),
+        ],
+    ),
+    "wan21_attention_maps": lambda c: attention_maps(c, WAN21, notes.WAN_ATTENTION_MAPS, 216, "3"),
+    "wan21_transfer": lambda c: transfer(c, WAN21, notes.WAN_TRANSFER),
+    "wan21_temperature": lambda c: variants(
+        c, WAN21, notes.WAN_TEMPERATURE, at_temperatures(0.8, 1.0, 1.2)
+    ),
+    "wan21_skip_heads_and_perturb": lambda c: variants(
+        c,
+        WAN21,
+        notes.WAN_SKIP_AND_PERTURB,
+        [
+            skipping("All heads", "none", "none"),
+            skipping("Without the last layer's self-attention", "layer", "-1:*"),
+            perturbed("Middle layer: identity", "identity", 1.0, "mid"),
+            perturbed("Middle layer: uniform", "uniform", 1.0, "mid"),
+        ],
+    ),
+}
+
+
+def build(name: str, schemas: Json) -> str:
+    """The text of one workflow file."""
+    canvas = Canvas(name, schemas)
+    WORKFLOWS[name](canvas)
+    return json.dumps(canvas.to_json(), indent=2, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    with ComfyServer() as server:
+        schemas = server.object_info()
+    FOLDER.mkdir(exist_ok=True)
+    for name in WORKFLOWS:
+        (FOLDER / f"{name}.json").write_text(build(name, schemas), "utf-8")
+        print(f"workflows/{name}.json")
+
+
+def _draw(
+    canvas: Canvas, record: Socket, latent: Socket | None, title: str, file: str, **chosen: str
+) -> None:
+    after = {} if latent is None else {"latent": latent}
+    image = canvas.add(
+        "VDiTAttentionMap", title=title, width=420, record=record, **after, **chosen
+    )["IMAGE"]
+    canvas.add("SaveImage", title=title, width=420, images=image, filename_prefix=f"vdit/{file}")
+
+
+def _compare(canvas: Canvas, a: Socket, b: Socket, title: str, file: str) -> None:
+    found = canvas.add("VDiTCompareVideos", title=title, width=420, a=a, b=b)
+    canvas.add("PreviewAny", title="In numbers", source=found["report"])
+    canvas.add("SaveImage", title=title, images=found["IMAGE"], filename_prefix=f"vdit/{file}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What the note in each workflow says: what to look at, what to try."""
+
+TOY = "*Toy results: a tiny model that knows coloured shapes on grey backgrounds, nothing else.*\n\n"
+WAN = (
+    "*Wan 2.1 1.3B. Missing weights? The front end offers them when you open this workflow; the "
+    "links are in the loaders' properties.*\n\n"
+)
+
+TEXT_TO_VIDEO = f"""{TOY}## A video in seconds
+
+**VDiT Toy World** is a tiny Wan video model, complete with text encoder and VAE. Everything else
+here is ComfyUI's own.
+
+**Look at** the video: it does what the prompt says, and leaves the rest to chance.
+
+**Try** another prompt. Hover over VDiT Toy World for the words it knows; any other word is an error.
+"""
+
+ATTENTION_MAPS = f"""{TOY}## What does it look at?
+
+**VDiT Capture** watches the self-attention while the model samples and changes nothing.
+**VDiT Attention Map** draws it: a row looks, a column is looked at, lines divide the frames.
+
+**Look at** the diagonal (places look at themselves and their neighbours) and at the stripes beside
+it (the same place in other frames).
+
+**Try** `steps` = `0,mid,-1` on VDiT Capture and then `step` on the map; `head` = `0,2`.
+"""
+
+LOAD_RECORD = f"""{TOY}## A record, without the model
+
+Run **toy_attention_maps** first: its VDiT Save Record writes the file this workflow reads.
+
+**Look at** how soon this is done: nothing is sampled, everything is in the file.
+
+**Try** `layer` = `all` and `head` = `mean`, or your own record. Press **R** to see new files.
+"""
+
+TRANSFER = f"""{TOY}## One video's structure, another's words
+
+Source and target are sampled **side by side from the same noise**. In every layer the target uses
+the source's attention map: who looks at whom comes from the source, what is seen from the target.
+
+**Look at** the edited video: the source's object, path and background, in the target's colour.
+The target prompt alone (below) goes its own way.
+
+**Try** `layers` = `0` or `3-5`, a lower `strength`, or a target prompt with another shape.
+"""
+
+TEMPERATURE = f"""{TOY}## One number inside the softmax
+
+The scores are divided by **T** before the softmax: below 1 every token looks at fewer places, above
+1 at more. Same seed, same prompt in each row.
+
+**Look at** how the object and the background hold together, or do not.
+
+**Try** `layers` = `0` or `-1`, or two of these nodes in a row: temperatures multiply.
+"""
+
+SKIP_HEADS = f"""{TOY}## Which heads does it need?
+
+**VDiT Skip Heads** leaves heads out: their output is zero and they are not computed.
+
+**Look at** how little one head matters, and what a whole layer does.
+
+**Try** `0:*; 5:1,3`, or only the first half of the steps with `end_percent` = 0.5.
+"""
+
+PERTURB = f"""{TOY}## What is a layer's map for?
+
+In one layer the attention map is replaced: by the **identity** (every token sees only itself) or by
+the **uniform** map (every token sees the mean of all).
+
+**Look at** what breaks: the object, its motion, or the background.
+
+**Try** other `layers`, or `strength` = 0.5.
+"""
+
+WAN_ATTENTION_MAPS = f"""{WAN}## What does Wan look at?
+
+**VDiT Capture** watches the self-attention at the middle step and changes nothing; the full map
+(14,040 × 14,040 here) is never built.
+
+**Look at** one square per frame on the diagonal and the stripes beside it: the same place in other
+frames, fainter with distance (arXiv 2504.10317, Figure 1).
+
+**Try** `layers` = `0,3,19` on VDiT Capture to be faster, `head` = `all` on the map.
+"""
+
+WAN_TRANSFER = f"""{WAN}## One video's structure, another's words
+
+Source and target are sampled side by side from the same noise. In every layer the target uses the
+source's attention map (arXiv 2504.10317, §3.1).
+
+**Look at** the edited video: almost the source, but what the target prompt adds is there. With a
+target that is far from the source (a dog) the paper saw the new prompt ignored.
+
+**Try** one layer at a time: with `3` the paper's video followed the source, with `0` or `19` the
+target's own.
+"""
+
+WAN_TEMPERATURE = f"""{WAN}## One number inside the softmax
+
+The scores are divided by **T** before the softmax: below 1 every token looks at fewer places, above
+1 at more. Same seed, same prompt in each row; bypass the rows you do not need.
+
+**Look at** detail and steadiness of motion.
+
+**Try** a single layer, such as `layers` = `mid`, and values further from 1.
+"""
+
+WAN_SKIP_AND_PERTURB = f"""{WAN}## What are layers and heads for?
+
+**VDiT Skip Heads** leaves heads out; **VDiT Perturb Attention** replaces a layer's map by the
+identity (each token sees only itself) or the uniform map (each token sees the mean).
+
+**Look at** what each row loses against the first one. Bypass the rows you do not need.
+
+**Try** other layers: Wan 2.1 1.3B has layers 0 to 29 with 12 heads each.
+"""
