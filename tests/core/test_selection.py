@@ -84,7 +84,8 @@ def test_a_range_that_runs_backwards_is_an_error() -> None:
     with pytest.raises(ValueError) as error:
         parse_selection("-1-2", "layers").resolve(6)
     assert str(error.value) == (
-        "layers: '-1-2' has a range that runs backwards (5 to 2 of 6); write the smaller index first"
+        "layers: '-1-2' has a range that runs backwards (5 to 2 of 6); "
+        "write the smaller index first"
     )
 
 
