@@ -71,7 +71,7 @@ NO_BROWSER = (
 
 # What pip writes when it fails, and what to do about it.
 ADVICE = {
-    "NewConnectionError|name resolution|getaddrinfo|timed out|ProxyError|No matching distribution": (
+    "NewConnectionError|name resolution|getaddrinfo|timed out|ProxyError|No matching": (
         "The package registry cannot be reached, or lacks this: check the network, pip's proxy "
         "and index (pip config list), and that this Python and system are ones torch supports."
     ),

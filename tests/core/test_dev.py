@@ -216,6 +216,26 @@ def test_links_the_repository_once_and_again_when_it_has_moved(dev: ModuleType) 
     assert link.samefile(REPO)
 
 
+def test_clean_removes_what_was_installed_and_keeps_what_users_made(
+    dev: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    comfyui = dev.pinned_comfyui_folder()
+    comfyui.mkdir(parents=True)
+    (comfyui / "requirements.txt").touch()
+    environment = dev.environment_folder(comfyui)
+    environment.mkdir()
+    link = dev.link_pack() / "vdit_attention"
+    picture = dev.work_folder() / "ui" / "output" / "picture.png"
+    picture.parent.mkdir(parents=True)
+    picture.touch()
+    assert dev.main(["clean"]) == 0
+    said = capsys.readouterr().out
+    for gone in (comfyui, environment, link):
+        assert not gone.exists() and f"removed {gone}" in said
+    assert picture.exists() and f"kept    {dev.work_folder() / 'ui'}" in said
+    assert REPO.exists()
+
+
 def test_clean_without_an_installation_removes_nothing(dev: ModuleType) -> None:
     assert dev.main(["clean"]) == 0
     assert REPO.exists()
