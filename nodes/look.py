@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import torch
 from comfy_api.latest import io, ui
 
 from ..vdit_core.figures import attention_map
 from ..vdit_core.figures.colours import SCALES
 from ..vdit_core.figures.origin import check_origin
+from ..vdit_core.figures.panels import captured_items
 from ..vdit_core.pairs import Latent
 from ..vdit_core.record import Record
 from ..vdit_core.selection import parse_selection
@@ -68,7 +72,7 @@ class VDiTAttentionMap(io.ComfyNode):
                     "linear: equal steps are equal differences, only the strongest show.",
                 ),
             ],
-            outputs=[io.Image.Output(tooltip="The picture, to save or to preview.")],
+            outputs=[io.Image.Output(tooltip="The picture, one for each video of the batch.")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
@@ -86,7 +90,8 @@ class VDiTAttentionMap(io.ComfyNode):
     ) -> io.NodeOutput:
         if latent is not None:
             check_origin(record.data, latent["samples"])
-        image = attention_map(
+        draw = partial(
+            attention_map,
             record.data,
             layers=parse_selection(layer, "layers"),
             head=head,
@@ -94,6 +99,7 @@ class VDiTAttentionMap(io.ComfyNode):
             branch=branch,
             scale=scale,
         )
+        image = torch.cat([draw(item=item) for item in captured_items(record.data)])
         return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
 
 

@@ -23,10 +23,14 @@ class VDiTCompareVideos(io.ComfyNode):
             "difference, PSNR and SSIM.",
             inputs=[
                 io.Image.Input("a", tooltip="A video as a batch of frames, such as the original."),
-                io.Image.Input("b", tooltip="A video of the same length and size, such as an edit."),
+                io.Image.Input(
+                    "b", tooltip="A video of the same length and size, such as an edit."
+                ),
             ],
             outputs=[
-                io.Image.Output(tooltip="Frames of both, their difference, curves over the frames."),
+                io.Image.Output(
+                    tooltip="Frames of both, their difference, curves over the frames."
+                ),
                 io.String.Output("report", tooltip="The numbers as a table."),
                 io.Float.Output(
                     "PSNR", tooltip="In dB, over all frames; 100 stands for identical videos."

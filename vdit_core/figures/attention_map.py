@@ -9,11 +9,11 @@ from ..selection import Selection
 from .canvas import FAINT, Page
 from .colours import ColourScale, choose_scale, paint
 from .frames import FrameAxis, profile
-from .legend import BAR, draw_bar, heads_text, moment_text
+from .legend import BAR, draw_bar, has_others, heads_text, moment_text
 from .map_sheet import draw_sheet
 from .panels import Moment, Panel, choose_panels
 
-_SIDE = 720  # pixels of the map, at most
+_SIDE = 720  # pixels of the map, about
 _LEFT, _TOP, _BOTTOM, _STRIP = 96, 112, 150, 104
 
 
@@ -44,7 +44,7 @@ def attention_map(
 
 def _draw_one(header: Header, moment: Moment, panel: Panel, colours: ColourScale) -> Tensor:
     axis = FrameAxis(header.grid, header.map_size, _SIDE)
-    mixed = bool(panel.other.any())  # video is not all that is looked at
+    mixed = has_others(header)
     right = _LEFT + axis.side + (_STRIP if mixed else 0)
     page = Page(right + 28 + BAR, _TOP + axis.side + _BOTTOM)
     page.text(_LEFT, 38, f"Layer {panel.layer}, {heads_text(panel)}", size=32, bold=True)
@@ -55,14 +55,10 @@ def _draw_one(header: Header, moment: Moment, panel: Panel, colours: ColourScale
         _draw_other(page, _LEFT + axis.side, axis, panel.other)
     draw_bar(page, right + 28, _TOP, min(axis.side, 480), colours)
     y = _TOP + axis.side + 86
-    page.text(
-        _LEFT,
-        y,
-        f"row entropy {panel.entropy:.2f} nats = {panel.share:.0%} of log({len(header.grid):,} keys)",
-        size=19,
-    )
-    g = header.grid
-    words = f"{g.frames} frames of {g.rows} × {g.cols} tokens, shown in {axis.bins} × {axis.bins} blocks"
+    g, share = header.grid, f"{100 * panel.share:.0f} %"
+    words = f"row entropy {panel.entropy:.2f} nats = {share} of log({len(g):,} keys)"
+    page.text(_LEFT, y, words, size=19)
+    words = f"{g.frames} frames of {g.rows} × {g.cols} tokens, in {axis.bins} × {axis.bins} blocks"
     page.text(_LEFT, y + 30, words, size=17, colour=FAINT)
     return page.render()
 
@@ -76,7 +72,9 @@ def _label_frames(page: Page, axis: FrameAxis) -> None:
     axes.set_yticks(places, names, fontsize=17)
     axes.tick_params(length=0)
     middle = axis.side / 2
-    page.text(_LEFT + middle, _TOP + axis.side + 44, "key: frame looked at", size=19, align="center")
+    page.text(
+        _LEFT + middle, _TOP + axis.side + 44, "key: frame looked at", size=19, align="center"
+    )
     page.text(_LEFT - 62, _TOP + middle, "query: frame that looks", size=19, upright=True)
 
 
@@ -86,4 +84,4 @@ def _draw_other(page: Page, x: int, axis: FrameAxis, other: Tensor) -> None:
     page.picture(x + 14, _TOP, profile(axis.fit_profile(other), width, axis.side))
     page.text(x + 14, _TOP + axis.side + 20, "0", size=15, align="center", colour=FAINT)
     page.text(x + 14 + width, _TOP + axis.side + 20, "100 %", size=15, align="center", colour=FAINT)
-    page.text(x + 14 + width / 2, _TOP + axis.side + 44, "to text", size=17, align="center")
+    page.text(x + 14 + width / 2, _TOP + axis.side + 44, "not video", size=17, align="center")

@@ -20,7 +20,9 @@ class Page:
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
-        self._figure = Figure((width / _DPI, height / _DPI), dpi=_DPI, facecolor=PAPER)
+        size = (width / _DPI, height / _DPI)
+        self._figure = Figure(size, dpi=_DPI, facecolor=PAPER)
+        self._figure.set_layout_engine("none")
         self._canvas = FigureCanvasAgg(self._figure)
         self._pictures: list[tuple[int, int, Tensor]] = []
 
@@ -59,6 +61,7 @@ class Page:
         """Axes that fill exactly this rectangle."""
         box = (x / self.width, 1 - (y + height) / self.height)
         axes = self._figure.add_axes((*box, width / self.width, height / self.height))
+        axes.set_facecolor(PAPER)
         axes.tick_params(colors=INK, length=4, width=1, pad=4)
         for spine in axes.spines.values():
             spine.set_color(FAINT)
@@ -69,7 +72,7 @@ class Page:
         """The page as [1, H, W, 3] float 0..1."""
         for axes in self._figure.axes:
             for label in (*axes.get_xticklabels(which="both"), *axes.get_yticklabels(which="both")):
-                label.set_fontproperties(font(label.get_fontsize()))
+                label.set_fontproperties(font(float(label.get_fontsize())))
         self._canvas.draw()
         drawn = torch.frombuffer(bytearray(self._canvas.buffer_rgba()), dtype=torch.uint8)
         page = drawn.view(self.height, self.width, 4)[..., :3].float() / 255

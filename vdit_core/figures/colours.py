@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from matplotlib import colormaps
@@ -32,9 +33,8 @@ class ColourScale:
         held = values.double().clamp(low, high)
         if self.log:
             held, low, high = held.log(), math.log(low), math.log(high)
-        table = torch.tensor([colormaps[COLOURS](i)[:3] for i in range(256)])
         index = ((held - low) / (high - low) * 255).round()
-        rgb = table[index.nan_to_num(0).long()]
+        rgb = _table()[index.nan_to_num(0).long()]
         return torch.where(index.isnan()[..., None], torch.tensor(0.5), rgb)
 
     def ramp(self, width: int, height: int) -> Tensor:
@@ -77,13 +77,19 @@ def paint(weights: Tensor, scale: ColourScale, side: int, edges: list[int]) -> T
     """A map [m, m] as [side, side, 3], side a multiple of m, with lines before the bins `edges`."""
     cell = side // weights.shape[0]
     rgb = scale.colours(weights).repeat_interleave(cell, 0).repeat_interleave(cell, 1)
+    strength = min(0.5, side / (len(edges) + 1) / 60)  # the closer, the fainter
     for edge in edges:
-        rgb[edge * cell] = _veiled(rgb[edge * cell])
-        rgb[:, edge * cell] = _veiled(rgb[:, edge * cell])
+        for line in (rgb[edge * cell], rgb[:, edge * cell]):
+            line.copy_(_veiled(line, strength))
     return rgb
 
 
-def _veiled(rgb: Tensor) -> Tensor:
-    """Half way to white where it is dark, to black where it is light."""
+def _veiled(rgb: Tensor, strength: float) -> Tensor:
+    """Nearer to white where it is dark, nearer to black where it is light."""
     light = rgb.mean(-1, keepdim=True) > 0.6
-    return (rgb + torch.where(light, 0.0, 1.0)) / 2
+    return rgb.lerp(torch.where(light, 0.0, 1.0).expand_as(rgb), strength)
+
+
+@cache
+def _table() -> Tensor:
+    return torch.tensor([colormaps[COLOURS](i)[:3] for i in range(256)], dtype=torch.float32)

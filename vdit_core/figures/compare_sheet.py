@@ -2,48 +2,51 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from .canvas import ACCENT, FAINT, Page
 from .pictures import evenly, fit
-from .scores import Scores
+from .scores import PSNR_CAP, Scores
 
-_LEFT, _TOP, _LABEL, _GAP, _PLOT = 120, 96, 30, 8, 170
-_STRIP = 1160  # pixels all frames of a row take up together, nearly
+_LEFT, _TOP, _LABEL, _GAP, _PLOT, _BETWEEN = 140, 96, 32, 8, 170, 100
+_STRIP = 1240  # pixels that the frames of a row take up together, at most
 _FRAMES = 6
-_FACTORS = (64, 32, 16, 8, 4, 2, 1)
+_FACTORS = (64, 32, 16, 8, 4, 2)
+_WARM = "#d55e00"
 
 
 def draw_comparison(a: Tensor, b: Tensor, scores: Scores) -> Tensor:
     """a, b: [F, H, W, 3] of values 0..1. Returns [1, h, w, 3]."""
     shown = evenly(len(a), _FRAMES)
-    difference = (a - b).abs()
+    difference = (a[shown] - b[shown]).abs()
     factor = _amplification(difference)
-    width = min(400, _STRIP // len(shown)) - _GAP
-    strips = [fit(video[shown], width) for video in (a, b, (difference * factor).clamp(0, 1))]
+    width = min(400, _STRIP // len(shown) - _GAP)
+    strips = [fit(x, width) for x in (a[shown], b[shown], (difference * factor).clamp(0, 1))]
     high, wide = strips[0].shape[1] + _GAP, strips[0].shape[2] + _GAP
-    right = max(_LEFT + len(shown) * wide, 900)
-    page = Page(right + 32, _TOP + _LABEL + 3 * high + _PLOT + 140)
-    page.text(32, 40, headline(scores), size=28, bold=True)
-    page.text(32, 78, _subline(a, scores), size=18, colour=FAINT)
-    for row, (name, strip) in enumerate(zip(("a", "b", "|a − b|"), strips, strict=True)):
-        y = _TOP + _LABEL + row * high
-        page.text(_LEFT - 20, y + high / 2, name, size=24, bold=True, align="right")
-        for n, picture in enumerate(strip):
-            page.picture(_LEFT + n * wide, y, picture)
+    right = max(_LEFT + len(shown) * wide - _GAP, 900)
+    bottom = _TOP + _LABEL + 3 * high
+    page = Page(right + 32, bottom + _PLOT + 122)
+    page.text(32, 40, _headline(scores), size=28, bold=True)
+    page.text(32, 76, _subline(a, scores), size=18, colour=FAINT)
     for n, frame in enumerate(shown):
-        x = _LEFT + n * wide + (wide - _GAP) / 2
-        page.text(x, _TOP + _LABEL / 2, f"frame {frame}", size=17, align="center")
-    if factor > 1:
-        y = _TOP + _LABEL + 2 * high + high / 2 + 26
-        page.text(_LEFT - 20, y, f"× {factor}", size=19, align="right")
-    _plots(page, _TOP + _LABEL + 3 * high + 50, right, scores)
+        x = _LEFT + n * wide
+        page.text(x + (wide - _GAP) / 2, _TOP + 14, f"frame {frame}", size=17, align="center")
+        for row, strip in enumerate(strips):
+            page.picture(x, _TOP + _LABEL + row * high, strip[n])
+    for row, name in enumerate(("a", "b", "|a − b|")):
+        y = _TOP + _LABEL + (row + 0.5) * high
+        page.text(_LEFT - 20, y, name, size=24, bold=True, align="right")
+    page.text(_LEFT - 20, _TOP + _LABEL + 2.5 * high + 28, f"× {factor}", size=19, align="right")
+    _plots(page, bottom + 44, (right - _LEFT - _BETWEEN) / 2, scores)
     return page.render()
 
 
-def headline(scores: Scores) -> str:
+def _headline(scores: Scores) -> str:
     if bool(scores.identical.all()):
-        return "Identical videos"
+        return f"Identical videos (PSNR infinite, given as {PSNR_CAP:g} dB)"
     return f"PSNR {scores.psnr:.1f} dB, SSIM {scores.ssim:.3f}"
 
 
@@ -55,36 +58,58 @@ def _subline(a: Tensor, scores: Scores) -> str:
 
 
 def _amplification(difference: Tensor) -> int:
-    """The largest power of two up to 64 that leaves the difference within 0..1."""
-    peak = float(difference.max())
-    return next(factor for factor in _FACTORS if peak * factor <= 1 or factor == 1) if peak else 1
+    """The largest power of two up to 64 at which at most one value in a thousand is cut off."""
+    values = difference.flatten()
+    high = float(values.kthvalue(len(values) - len(values) // 1000).values)
+    return next((factor for factor in _FACTORS if 0 < high * factor <= 1), 1)
 
 
-def _plots(page: Page, y: int, right: int, scores: Scores) -> None:
-    width = (right - _LEFT - 90) / 2
-    _plot(page, (_LEFT, y, width), "PSNR per frame (dB)", scores.frame_psnr, scores.identical)
-    x = _LEFT + width + 90
-    _plot(page, (x, y, width), "SSIM per frame", scores.frame_ssim, scores.identical)
+def _plots(page: Page, y: float, width: float, scores: Scores) -> None:
+    same = scores.identical
+    psnr, ssim = scores.frame_psnr, scores.frame_ssim
+    _plot(page, (_LEFT, y, width), "PSNR per frame (dB)", psnr, same, 1.0)
+    _plot(page, (_LEFT + width + _BETWEEN, y, width), "SSIM per frame", ssim, same, 0.02)
 
 
 def _plot(
-    page: Page, place: tuple[float, float, float], title: str, values: Tensor, same: Tensor
+    page: Page,
+    place: tuple[float, float, float],
+    title: str,
+    values: Tensor,
+    same: Tensor,
+    span: float,
 ) -> None:
-    """A curve over the frames; identical ones are marks at the upper edge."""
+    """A curve over the frames, at least `span` high; identical frames are marks above it."""
     x, y, width = place
     axes = page.axes(x, y, width, _PLOT)
     page.text(x, y - 18, title, size=18)
-    page.text(x + width, y + _PLOT + 48, "frame", size=17, align="right")
-    frames = [n for n in range(len(values)) if not same[n]]
+    page.text(x + width / 2, y + _PLOT + 46, "frame", size=17, align="center")
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.grid(axis="y", color="#d0d7de", linewidth=1)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.plot(frames, values[frames], color=ACCENT, linewidth=2, marker="o", markersize=6)
-    axes.margins(y=0.15)
+    axes.locator_params(axis="x", integer=True)
+    axes.locator_params(axis="y", nbins=5)
+    axes.ticklabel_format(useOffset=False)
     axes.tick_params(labelsize=16)
-    equal = same.nonzero()[:, 0].tolist()
-    if equal:
-        top = axes.get_ylim()[1]
-        axes.plot(equal, [top] * len(equal), "^", color="#d55e00", markersize=10, clip_on=False)
-        page.text(x + width, y - 18, "▲ identical", size=16, colour="#d55e00", align="right")
-        axes.set_ylim(top=top)
+    _draw_curve(axes, values, ~same, span)
+    if bool(same.any()):
+        page.text(x + width, y - 18, "▲ identical", size=17, colour=_WARM, align="right")
+        _draw_marks(axes, same)
+
+
+def _draw_curve(axes: Axes, values: Tensor, differs: Tensor, span: float) -> None:
+    frames, curve = differs.nonzero()[:, 0], values[differs]
+    if not len(curve):
+        axes.set_yticks([])
+        return
+    middle, height = float(curve.max() + curve.min()) / 2, float(curve.max() - curve.min())
+    half = max(span, height) * 0.6
+    room = 1 if bool(differs.all()) else 1.4  # for the marks
+    axes.set_ylim(middle - half, middle + half * room)
+    style: dict[str, Any] = {"color": ACCENT, "linewidth": 2, "marker": "o", "markersize": 6}
+    axes.plot(frames.tolist(), curve.tolist(), **style)
+
+
+def _draw_marks(axes: Axes, same: Tensor) -> None:
+    frames = same.nonzero()[:, 0].tolist()
+    across = axes.get_xaxis_transform()  # heights as shares of the axes
+    axes.plot(frames, [0.9] * len(frames), "^", color=_WARM, markersize=10, transform=across)

@@ -18,7 +18,7 @@ _NARROWEST = 7  # pixels of a frame between whose lines the map can still be see
 
 @dataclass(frozen=True)
 class FrameAxis:
-    """One axis of a map of a grid, pooled to at most `map_size` bins, in at most `room` pixels."""
+    """One axis of a map of a grid, pooled to at most `map_size` bins, in about `room` pixels."""
 
     grid: TokenGrid
     map_size: int
@@ -49,8 +49,8 @@ class FrameAxis:
 
     @property
     def side(self) -> int:
-        """Length in pixels, a multiple of the bins."""
-        return self.bins * max(1, self.room // self.bins)
+        """Length in pixels, the multiple of the bins nearest to the room."""
+        return self.bins * max(1, round(self.room / self.bins))
 
     def edges(self) -> list[int]:
         """The shown bin at which each frame begins; frames that share a bin begin together."""

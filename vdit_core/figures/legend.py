@@ -17,9 +17,14 @@ def heads_text(panel: Panel) -> str:
 def moment_text(header: Header, moment: Moment) -> str:
     """One line: step, noise level, branch, model."""
     last = header.steps - 1
-    video = f" · video {moment.item}" if moment.item else ""
+    video = f" · video {moment.item}" if moment.videos > 1 else ""
     when = f"step {moment.step} (of 0 to {last}), σ {moment.sigma:.3g}"
     return f"{when} · {moment.branch}{video} · {header.model}"
+
+
+def has_others(header: Header) -> bool:
+    """Whether video is not all that is looked at, but text or reference tokens as well."""
+    return len(header.grid) > header.grid.video_tokens
 
 
 def draw_bar(page: Page, x: int, y: int, height: int, colours: ColourScale) -> None:
@@ -34,6 +39,6 @@ def draw_bar(page: Page, x: int, y: int, height: int, colours: ColourScale) -> N
     axes.set_yticks([], minor=True)
     page.picture(x, y, colours.ramp(24, height))
     if colours.clipped:
-        page.text(x, y + height + 16, "and below", size=14)
+        page.text(x, y + height + 16, "or less", size=14)
     words = "weight × keys (1 = looks everywhere alike)"
     page.text(x + 96, y + height / 2, words, size=16, upright=True)

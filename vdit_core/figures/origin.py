@@ -16,16 +16,15 @@ def check_origin(data: RecordData, samples: Tensor) -> None:
     grid = data.header.grid
     if samples.ndim == 5:
         frames, height, width = samples.shape[2:]
-        patch = -(-height // grid.rows)
-        fits = (-(-height // patch), -(-width // patch)) == (grid.rows, grid.cols)
-        if fits and frames == grid.frames:
+        sizes = [(-(-height // patch), -(-width // patch)) for patch in range(1, 9)]
+        if frames == grid.frames and (grid.rows, grid.cols) in sizes:
             return
         size = f"{frames} frames of {height} × {width}"
     else:
         size = f"no video latent, its shape is {tuple(samples.shape)}"
     raise ValueError(
         "a record from another model or size: it was captured on "
-        f"{grid.frames} frames of {grid.rows} × {grid.cols} tokens ({data.header.model}), the latent "
-        f"is {size}; connect the latent of the sampler that ran the captured model, or leave latent "
-        "open for a record from VDiT Load Record"
+        f"{grid.frames} frames of {grid.rows} × {grid.cols} tokens ({data.header.model}), the "
+        f"latent is {size}; connect the latent of the sampler that ran the captured model, or "
+        "leave latent open for a record from VDiT Load Record"
     )

@@ -31,24 +31,32 @@ class Panel:
 
 @dataclass(frozen=True)
 class Moment:
-    """When and for whom the maps of one figure were measured. item: which video of the batch."""
+    """When and for whom the maps of one figure were measured. item: which video of how many."""
 
     step: int
     sigma: float
     branch: str
     item: int
+    videos: int
 
 
 def choose_panels(
     data: RecordData, layers: Selection, head: str, step: Selection, branch: str, item: int
 ) -> tuple[Moment, list[list[Panel]]]:
     """The panels of each layer. Raises ValueError, saying what was captured, for a missing one."""
+    if not data.measurements:
+        raise ValueError("record: it holds no maps; choose layers and steps on VDiT Capture")
     at, whom = _step(data, step), _branch(data, branch)
     found = [
         data.find(layer=layer, step=at, branch=whom, item=item) for layer in _layers(data, layers)
     ]
-    moment = Moment(at, found[0].sigma, whom, item)
+    moment = Moment(at, found[0].sigma, whom, item, len(captured_items(data)))
     return moment, [_panels(data, m, head) for m in found]
+
+
+def captured_items(data: RecordData) -> list[int]:
+    """Which videos of the batch a record holds, ascending."""
+    return sorted({m.item for m in data.measurements})
 
 
 def _step(data: RecordData, step: Selection) -> int:

@@ -25,7 +25,10 @@ def fit(video: Tensor, width: int) -> Tensor:
 
 
 def colours_of(video: Tensor, name: str) -> Tensor:
-    """An IMAGE batch as [F, H, W, 3] float32 on the CPU, 0..1. Raises ValueError for another shape."""
+    """An IMAGE batch as [F, H, W, 3] float32 on the CPU, 0..1.
+
+    name: of the input, for the ValueError that another shape raises.
+    """
     if video.ndim != 4 or video.shape[-1] < 3 or not len(video):
         raise ValueError(
             f"{name}: got a tensor of shape {tuple(video.shape)}, but a video is frames × height × "

@@ -8,7 +8,7 @@ from .canvas import Page, text_width
 from .pictures import colours_of, evenly, fit
 
 _MARGIN, _LABEL, _GAP = 24, 34, 8
-_STRIP, _FRAMES = 1080, 6
+_STRIP, _FRAMES = 1240, 6
 
 
 def sweep_grid(videos: list[Tensor], labels: list[str]) -> Tensor:
@@ -23,7 +23,7 @@ def sweep_grid(videos: list[Tensor], labels: list[str]) -> Tensor:
         sizes = ", ".join(f"{v.shape[0]} × {v.shape[1]} × {v.shape[2]}" for v in videos)
         raise ValueError(f"sweep: all videos must have one length and size, these have {sizes}")
     shown = evenly(len(videos[0]), _FRAMES)
-    strips = [fit(video[shown], min(400, _STRIP // len(shown)) - _GAP) for video in videos]
+    strips = [fit(video[shown], min(400, _STRIP // len(shown) - _GAP)) for video in videos]
     high, wide = strips[0].shape[1] + _GAP, strips[0].shape[2] + _GAP
     left = _MARGIN + round(max(text_width(label, 20) for label in labels)) + 20
     page = Page(left + len(shown) * wide + _MARGIN - _GAP, _LABEL + len(videos) * high + _MARGIN)
