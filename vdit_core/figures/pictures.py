@@ -27,11 +27,13 @@ def fit(video: Tensor, width: int) -> Tensor:
 def colours_of(video: Tensor, name: str) -> Tensor:
     """An IMAGE batch as [F, H, W, 3] float32 on the CPU, 0..1.
 
-    name: of the input, for the ValueError that another shape raises.
+    name: of the input, for the ValueError that another shape, or NaN, raises.
     """
     if video.ndim != 4 or video.shape[-1] < 3 or not len(video):
         raise ValueError(
             f"{name}: got a tensor of shape {tuple(video.shape)}, but a video is frames × height × "
             "width × 3 colours; connect the IMAGE output of VAE Decode"
         )
+    if not bool(video.isfinite().all()):
+        raise ValueError(f"{name}: the video holds NaN or infinity; look at what made it")
     return video[..., :3].detach().float().cpu().clamp(0, 1)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from kornia.metrics import ssim
+from kornia.metrics import ssim as kornia_ssim
 from torch import Tensor
 
 PSNR_CAP = 100.0  # dB, stands for the infinite PSNR of identical pictures
@@ -38,25 +38,26 @@ def score(a: Tensor, b: Tensor) -> Scores:
 
     PSNR of the video comes from the mean squared error of all frames, SSIM is the mean of frames.
     """
-    error = (a - b).square().mean((1, 2, 3), dtype=torch.float64)
+    rows = [_score_frame(x, y) for x, y in zip(a, b, strict=True)]  # one by one: videos are large
+    error, likeness, difference, peak = torch.tensor(rows, dtype=torch.float64).unbind(1)
+    decibels = torch.tensor([_decibel(float(e)) for e in error])
+    psnr, ssim = _decibel(float(error.mean())), float(likeness.mean())
+    return Scores(psnr, ssim, decibels, likeness, difference, peak)
+
+
+def _score_frame(a: Tensor, b: Tensor) -> tuple[float, float, float, float]:
+    """Squared error, SSIM, mean and largest |a − b| of [H, W, 3]."""
     distance = (a - b).abs()
-    likeness = torch.stack([_ssim(x, y) for x, y in zip(a, b, strict=True)])
-    return Scores(
-        _decibel(float(error.mean())),
-        float(likeness.mean()),
-        torch.tensor([_decibel(float(e)) for e in error]),
-        likeness,
-        distance.mean((1, 2, 3)),
-        distance.amax((1, 2, 3)),
-    )
+    error = float(distance.square().mean(dtype=torch.float64))
+    return error, _ssim(a, b), float(distance.mean()), float(distance.max())
 
 
-def _ssim(a: Tensor, b: Tensor) -> Tensor:
+def _ssim(a: Tensor, b: Tensor) -> float:
     """Mean structural similarity of [H, W, 3]; small pictures get a smaller window."""
     shortest = min(_WINDOW, *a.shape[:2])
     window = shortest - 1 + shortest % 2
     a, b = (x.movedim(-1, 0)[None] for x in (a, b))
-    return ssim(a, b, window, padding="valid").mean()
+    return float(kornia_ssim(a, b, window, padding="valid").mean())
 
 
 def _decibel(error: float) -> float:
