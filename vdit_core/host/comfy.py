@@ -40,7 +40,7 @@ def attach(model: ModelPatcher, spec: Spec) -> ModelPatcher:
     options[PROGRAM_KEY] = (*program, spec)
     patched.model_options["transformer_options"] = options
     kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
-    if not comfy.patcher_extension.get_wrappers_with_key(kind, WRAPPER_KEY, options):
+    if not patched.get_wrappers(kind, WRAPPER_KEY):
         patched.add_wrapper_with_key(kind, WRAPPER_KEY, sample_with_program)
     return patched
 
