@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import workflow_notes as notes
 from .canvas import Canvas, Group, Socket
@@ -35,16 +36,12 @@ def attention_maps(canvas: Canvas, world: World, note: str, map_size: int, layer
         capture = canvas.add("VDiTCapture", model=stage.model, map_size=map_size)
         record = capture["record"]
         latent = stage.sample(capture["MODEL"], stage.prompts[0])
-    with canvas.group("The video, unchanged by watching", across=True, colour="result") as video:
+    with canvas.group("The video, unchanged by watching", colour="result") as video:
         stage.save(latent, "Video", "attention_maps")
     with canvas.group("Keep the record", colour="ours", below=watch):
-        canvas.add(
-            "VDiTSaveRecord",
-            record=record,
-            latent=latent,
-            filename_prefix=f"vdit/{world.name}_record",
-        )
-    with canvas.group("Every layer", across=True, colour="ours", below=video) as layers:
+        file = f"vdit/{world.name}_record"
+        canvas.add("VDiTSaveRecord", record=record, latent=latent, filename_prefix=file)
+    with canvas.group("Every layer", across=True, colour="ours", right_of=video) as layers:
         _draw(canvas, record, latent, "All layers, mean of their heads", f"{world.name}_map_layers")
     with canvas.group(f"The heads of layer {layer}", across=True, colour="ours", below=layers):
         title, file = f"Layer {layer}, each head", f"{world.name}_map_heads"
@@ -57,7 +54,7 @@ def load_record(canvas: Canvas, world: World) -> None:
         canvas.note(notes.LOAD_RECORD)
     with canvas.group("Load", colour="ours"):
         file = f"vdit/{world.name}_record_00001_.safetensors [output]"
-        record = canvas.add("VDiTLoadRecord", file=file, width=420)["record"]
+        record = canvas.add("VDiTLoadRecord", file=file, wide=420)["record"]
     with canvas.group("Draw", across=True, colour="ours"):
         title, name = "The last layer, each head", f"{world.name}_map_from_file"
         _draw(canvas, record, None, title, name, layer="-1", head="all")
@@ -83,9 +80,9 @@ def transfer(canvas: Canvas, world: World, note: str) -> None:
     with canvas.group("Without transfer", across=True, colour="result", below=second):
         c = stage.save(alone, "Target video", "transfer_target")
     with canvas.group("How near is the edit?", across=True, colour="ours", right_of=first) as near:
-        _compare(canvas, a, b, "Source against edit", f"{world.name}_compare_edit")
+        _compare(canvas, a, b, "Source against edit")
     with canvas.group("And without transfer?", across=True, colour="ours", below=near):
-        _compare(canvas, a, c, "Source against target alone", f"{world.name}_compare_target")
+        _compare(canvas, a, c, "Source against target alone")
 
 
 @dataclass(frozen=True)
@@ -191,19 +188,16 @@ def main() -> None:
 
 
 def _draw(
-    canvas: Canvas, record: Socket, latent: Socket | None, title: str, file: str, **chosen: str
+    canvas: Canvas, record: Socket, latent: Socket | None, title: str, file: str, **chosen: Any
 ) -> None:
-    after = {} if latent is None else {"latent": latent}
-    image = canvas.add(
-        "VDiTAttentionMap", title=title, width=420, record=record, **after, **chosen
-    )["IMAGE"]
-    canvas.add("SaveImage", title=title, width=420, images=image, filename_prefix=f"vdit/{file}")
+    chosen |= {} if latent is None else {"latent": latent}
+    image = canvas.add("VDiTAttentionMap", title=title, record=record, **chosen)["IMAGE"]
+    canvas.add("SaveImage", title=title, images=image, filename_prefix=f"vdit/{file}")
 
 
-def _compare(canvas: Canvas, a: Socket, b: Socket, title: str, file: str) -> None:
-    found = canvas.add("VDiTCompareVideos", title=title, width=420, a=a, b=b)
+def _compare(canvas: Canvas, a: Socket, b: Socket, title: str) -> None:
+    found = canvas.add("VDiTCompareVideos", title=title, a=a, b=b)
     canvas.add("PreviewAny", title="In numbers", source=found["report"])
-    canvas.add("SaveImage", title=title, images=found["IMAGE"], filename_prefix=f"vdit/{file}")
 
 
 if __name__ == "__main__":

@@ -22,15 +22,26 @@ from .workflow_api import Input, Json, inputs_of
 
 TITLE, ROW, WIDGET, PAD = 30, 20, 24, 16  # pixels of the front end's node body
 GAP, MARGIN, HEAD = 30, 20, 44  # between nodes, around them in a group, above them in a group
-NEXT_GROUP = 50
-WIDTHS = {"CLIPTextEncode": 380, "UNETLoader": 380, "CLIPLoader": 380, "VAELoader": 380}
+NEXT_GROUP = 40
+WIDTHS = {
+    "CLIPTextEncode": 340,
+    "CLIPLoader": 380,
+    "CreateVideo": 220,
+    "PreviewAny": 260,
+    "UNETLoader": 380,
+    "VAEDecode": 200,
+    "VAELoader": 380,
+    "VDiTAttentionMap": 460,
+    "VDiTCompareVideos": 460,
+}
 EXTRA = {  # pixels for what a node shows below its widgets
     "CLIPTextEncode": 80,
-    "PreviewAny": 180,
-    "SaveAnimatedWEBP": 240,
-    "SaveImage": 300,
-    "SaveVideo": 260,
-    "VDiTAttentionMap": 380,
+    "PreviewAny": 280,
+    "SaveAnimatedWEBP": 134,
+    "SaveImage": 260,
+    "SaveVideo": 200,
+    "VDiTAttentionMap": 330,
+    "VDiTCompareVideos": 330,
 }
 COLOURS = {  # (title, body) as in the front end's own palette
     "ours": ("#323", "#535"),
@@ -105,12 +116,12 @@ class Canvas:
         yield group
 
     def add(
-        self, kind: str, *, title: str = "", width: float = 0, colour: str = "", **values: Any
+        self, kind: str, *, title: str = "", wide: float = 0, colour: str = "", **values: Any
     ) -> Node:
         """Put a node of this kind into the open group.
 
         values: its inputs by name, each a Socket or a widget's value; a widget left out has its
-        default.
+        default. wide: pixels, if not as usual.
         """
         if kind not in self.schemas:
             raise ValueError(f"{self.name}: ComfyUI has no node {kind!r}; is its pack loaded?")
@@ -124,7 +135,7 @@ class Canvas:
         outputs = self._outputs(node)
         rows = max(len(node["outputs"]), sum("widget" not in i for i in node["inputs"]))
         height = ROW * rows + WIDGET * len(node["widgets_values"]) + EXTRA.get(kind, 0) + PAD
-        self._place(node, width or WIDTHS.get(kind, 300), height)
+        self._place(node, wide or WIDTHS.get(kind, 300), height)
         return outputs
 
     def note(self, text: str, width: float = 380, height: float = 330) -> None:
@@ -202,10 +213,10 @@ class Canvas:
         self._cursor = (x + step[0], y + step[1])
 
     def _view(self) -> Json:
-        """Where the front end looks when it opens the workflow: at all of it."""
+        """Where the front end looks when it opens the workflow: at all of it, if text stays legible."""
         width, height = max(g.right for g in self.groups), max(g.bottom for g in self.groups)
-        scale = round(min(1.0, 1700 / width, 850 / height), 3)
-        return {"scale": scale, "offset": [120 / scale, 90 / scale]}
+        scale = round(max(0.58, min(0.9, 1780 / width, 930 / height)), 3)
+        return {"scale": scale, "offset": [round(110 / scale), round(100 / scale)]}
 
 
 def _input(item: Input) -> Json:

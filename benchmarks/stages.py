@@ -38,13 +38,13 @@ class Stage:
 
     def __init__(self, canvas: Canvas, world: World, note: str, prompts: dict[str, str]) -> None:
         self.canvas, self.world = canvas, world
-        with canvas.group("What this shows"):
+        with canvas.group("What this shows") as top:
             canvas.note(note)
-        with canvas.group("Model and size"):
+        with canvas.group("Model and size", below=top):
             self.loaded = world.load(canvas)
             empty = canvas.add("EmptyHunyuanLatentVideo", title="Empty video", **world.size)
             self.latent = empty["LATENT"]
-        with canvas.group("Prompts") as self.left:
+        with canvas.group("Prompts", right_of=top) as self.left:
             self.prompts = [self._encode(text, title, "positive") for title, text in prompts.items()]
             self.negative = self._encode(world.negative, "Negative prompt", "negative")
 

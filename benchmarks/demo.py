@@ -1,0 +1,141 @@
+"""The whole loop on the toy model: run every toy workflow in the real ComfyUI, then all studies.
+
+    python3 dev.py demo [--out DIR] [--quick]
+
+It leaves a gallery, index.html to open and report.json to read by machine, and ends with status 1
+if a workflow or a study failed or a number does not keep to its limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .build_workflows import FOLDER, WORKFLOWS
+from .checks import Check, StudyFailed, run_apart, study_names
+from .facts import gather_facts
+from .gallery import render
+from .report import Failure, FolderInUse, Outcome, Picture, Report, check_folder, publish
+from .server import ComfyServer, Progress, ServerProblem, WorkflowFailed
+from .workflow_api import Json, WorkflowError, to_prompt
+
+TOY_WORKFLOWS = [name for name in WORKFLOWS if name.startswith("toy_")]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="dev.py demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("gallery"), help="folder of the gallery")
+    parser.add_argument("--quick", action="store_true", help="fewer samples in the studies")
+    options = parser.parse_args(arguments)
+    folder: Path = options.out.resolve()
+    try:
+        check_folder(folder)
+        report = make_report(options.quick)
+        publish(report, render(report), folder)
+    except (FolderInUse, ServerProblem) as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    return conclude(report, folder)
+
+
+def make_report(quick: bool) -> Report:
+    """Run everything; what fails is in the report."""
+    began = time.monotonic()
+    print("Starting ComfyUI ...", flush=True)
+    with ComfyServer() as server:
+        report = Report(gather_facts(server, quick))
+        schemas = server.object_info()
+        for name in TOY_WORKFLOWS:
+            run_workflow(server, name, schemas, report)
+    for name in study_names():
+        measure(name, quick, report)
+    report.facts["Time"] = f"{time.monotonic() - began:.0f} s in all"
+    return report
+
+
+def run_workflow(server: ComfyServer, name: str, schemas: Json, report: Report) -> None:
+    """Queue one workflow, show its progress, and put what it makes into the report."""
+    workflow = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+    began = time.monotonic()
+    try:
+        prompt = to_prompt(workflow, schemas)
+        outputs = server.run(prompt, lambda progress: show_progress(name, prompt, progress))
+    except (WorkflowFailed, WorkflowError, TimeoutError) as problem:
+        log = getattr(problem, "traceback", "")
+        report.failures.append(Failure(f"workflow {name}", f"{problem}\n{log}".strip()))
+        print(f"\r{name:24} FAILED: {problem}", flush=True)
+        return
+    seconds = time.monotonic() - began
+    print(f"\r{name:24} {seconds:6.1f} s{'':30}", flush=True)
+    pictures = collect_pictures(server, name, prompt, outputs)
+    report.outcomes.append(Outcome(name, seconds, pictures, collect_texts(prompt, outputs)))
+    check = Check(name, seconds, "s", group="workflows")
+    report.checks.append(check.to_json())
+
+
+def show_progress(name: str, prompt: Json, progress: Progress) -> None:
+    """Overwrite the line of a running workflow; nothing where the output is no terminal."""
+    if sys.stdout.isatty():
+        title = prompt.get(progress.node, {}).get("_meta", {}).get("title", "")
+        line = f"{title} {progress.value:.0f}/{progress.maximum:.0f}"
+        print(f"\r{name:24} {line:36.36}", end="", flush=True)
+
+
+def collect_pictures(
+    server: ComfyServer, name: str, prompt: Json, outputs: Json
+) -> list[Picture]:
+    """The pictures of a workflow in the order of its nodes; previews only of what is not saved."""
+    found: dict[str, tuple[str, Json]] = {}
+    for node in sorted(outputs, key=int):
+        title = prompt[node]["_meta"]["title"]
+        for image in outputs[node].get("images", []):
+            if title not in found or image["type"] == "output":
+                found[title] = (node, image)
+    return [
+        Picture(title, f"{name}_{node}{Path(image['filename']).suffix}", server.view(**image))
+        for title, (node, image) in found.items()
+    ]
+
+
+def collect_texts(prompt: Json, outputs: Json) -> dict[str, str]:
+    """What the nodes of a workflow say, by their titles."""
+    texts: dict[str, str] = {}
+    for node in sorted(outputs, key=int):
+        if text := outputs[node].get("text"):
+            texts[f"{prompt[node]['_meta']['title']} (node {node})"] = "\n".join(map(str, text))
+    return texts
+
+
+def measure(name: str, quick: bool, report: Report) -> None:
+    """Run one study in a process of its own and put its numbers into the report."""
+    print(f"{'study ' + name:24} ...", end="", flush=True)
+    try:
+        checks, seconds = run_apart(name, quick)
+    except StudyFailed as problem:
+        report.failures.append(Failure(f"study {name}", str(problem)))
+        print(f"\r{'study ' + name:24} FAILED: {problem}", flush=True)
+        return
+    report.checks += checks
+    outside = [check["name"] for check in checks if not check["ok"]]
+    result = f"{len(checks)} numbers" + (f", {len(outside)} outside their limits" * bool(outside))
+    print(f"\r{'study ' + name:24} {seconds:6.1f} s  {result}", flush=True)
+
+
+def conclude(report: Report, folder: Path) -> int:
+    """Say where the gallery is and what is wrong with it."""
+    broken: list[dict[str, Any]] = [check for check in report.checks if not check["ok"]]
+    for check in broken:
+        limit = f"{check['bound']} {check['limit']}"
+        print(f"outside its limit: {check['name']}: {check['value']} {check['unit']}, not {limit}")
+    for failure in report.failures:
+        print(f"failed: {failure.what}: {failure.message.splitlines()[0]}")
+    print(f"\nThe gallery is at {(folder / 'index.html').as_uri()}")
+    return 0 if report.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

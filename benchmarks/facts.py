@@ -1,0 +1,54 @@
+"""Where and with what a report was made."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+import psutil
+
+from .server import DIRECT, ComfyServer
+
+PACK = Path(__file__).parent.parent
+
+
+def gather_facts(server: ComfyServer, quick: bool) -> dict[str, str]:
+    """The machine, the versions, the date and the command, as lines of text."""
+    with DIRECT.open(server.url + "/system_stats", timeout=60) as response:
+        stats = json.load(response)
+    system = stats["system"]
+    devices = ", ".join(device["name"] for device in stats["devices"])
+    return {
+        "Made with": "python3 dev.py demo" + (" --quick" if quick else ""),
+        "Date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "Machine": f"{processor()}, {os.cpu_count()} cores, {memory()}, computing on {devices}",
+        "System": platform.platform(terse=True),
+        "Versions": f"VDiT Attention {pack_version()}, ComfyUI {system['comfyui_version']}, "
+        f"PyTorch {system['pytorch_version']}, Python {sys.version.split()[0]}",
+    }
+
+
+def processor() -> str:
+    """The processor's name, as well as this system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and (
+        found := re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+    ):
+        return found.group(1)
+    return platform.processor() or platform.machine()
+
+
+def memory() -> str:
+    return f"{psutil.virtual_memory().total / 2**30:.0f} GiB of memory"
+
+
+def pack_version() -> str:
+    """The version in pyproject.toml."""
+    text = (PACK / "pyproject.toml").read_text("utf-8")
+    found = re.search(r'^version = "([^"]+)"$', text, re.MULTILINE)
+    return found.group(1) if found else "unknown"
