@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,8 +31,8 @@ class Wish:
 
 
 def no_wish(batch: int, heads: int) -> Wish:
-    ones, zeros = torch.ones(batch, heads), torch.zeros(batch, heads)
-    return Wish(ones, ones, zeros, zeros, zeros, torch.arange(batch))
+    ones, zeros = (partial(make, batch, heads) for make in (torch.ones, torch.zeros))
+    return Wish(ones(), ones(), zeros(), zeros(), zeros(), torch.arange(batch))
 
 
 def wish_of(plan: AttentionPlan, batch: int, heads: int) -> Wish:

@@ -1,0 +1,169 @@
+"""Tiny real Wan models: ComfyUI's own classes with random weights, and its own sampler around them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import comfy.ops
+import comfy.sample
+import comfy.sd
+import torch
+from comfy.ldm.wan.model import WanModel
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from vdit_attention.vdit_core.edits import Change
+from vdit_attention.vdit_core.host.comfy import attach
+from vdit_attention.vdit_core.program import Asker, Capture, Edit, Window
+from vdit_attention.vdit_core.record import Record
+from vdit_attention.vdit_core.selection import every_layer, parse_selection
+
+LAYERS, HEADS, WIDTH = 3, 4, 16
+FRAMES, ROWS, COLS = 3, 5, 7
+TOKENS = FRAMES * ROWS * COLS
+TEXT_WIDTH = 24
+Conditioning = list[list[Any]]
+CONFIG: dict[str, Any] = {
+    "dim": HEADS * WIDTH,
+    "num_heads": HEADS,
+    "ffn_dim": 96,
+    "num_layers": LAYERS,
+    "text_dim": TEXT_WIDTH,
+    "text_len": 8,
+    "freq_dim": 32,
+    "patch_size": [1, 1, 1],
+    "in_dim": 16,
+    "out_dim": 16,
+}
+
+
+def tiny_wan(seed: int = 0, dtype: torch.dtype = torch.float32, **config: Any) -> ModelPatcher:
+    """A Wan model of 3 layers with 4 heads of width 16, whose attention is far from uniform."""
+    config = CONFIG | config
+    torch.manual_seed(seed)
+    network = WanModel(**config, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    for name, weight in network.named_parameters():
+        fan_in = weight[0].numel() if weight.ndim > 1 else 1
+        if weight.ndim == 1:
+            torch.nn.init.constant_(weight, 1.0 if "norm" in name and "weight" in name else 0.0)
+        else:
+            torch.nn.init.normal_(weight, std=0.5 if "modulation" in name else fan_in**-0.5)
+        if "norm_q" in name:
+            weight.data *= 1 + torch.rand_like(weight)
+    metadata = {"config": json.dumps({"transformer": config})}
+    model: ModelPatcher | None = comfy.sd.load_diffusion_model_state_dict(
+        network.state_dict(), model_options={"dtype": dtype}, metadata=metadata
+    )
+    assert model is not None
+    if dtype != torch.float32:  # else ComfyUI computes in float32 on a CPU
+        model.model.manual_cast_dtype = dtype
+    return model
+
+
+def prompt(seed: int, tokens: int = 8, batch: int = 1, **extras: Any) -> Conditioning:
+    generator = torch.Generator().manual_seed(seed)
+    return [[torch.randn(batch, tokens, TEXT_WIDTH, generator=generator), extras]]
+
+
+def empty_latent(batch: int = 1, frames: int = FRAMES) -> dict[str, Any]:
+    return {"samples": torch.zeros(batch, 16, frames, ROWS, COLS)}
+
+
+def sample(
+    model: ModelPatcher,
+    *,
+    positive: Conditioning | None = None,
+    negative: Conditioning | None = None,
+    latent: dict[str, Any] | None = None,
+    steps: int = 2,
+    cfg: float = 3.0,
+    sampler: str = "euler",
+    seed: int = 1,
+    callback: Callable[..., None] | None = None,
+) -> Tensor:
+    """What a KSampler node does."""
+    latent = latent or empty_latent()
+    samples = latent["samples"]
+    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    return comfy.sample.sample(
+        model,
+        noise,
+        steps,
+        cfg,
+        sampler,
+        "simple",
+        positive or prompt(1),
+        negative or prompt(2),
+        samples,
+        noise_mask=latent.get("noise_mask"),
+        callback=callback,
+        disable_pbar=True,
+        seed=seed,
+    )
+
+
+def edited(
+    model: ModelPatcher,
+    change: Change,
+    layers: str = "all",
+    heads: str = "all",
+    window: Window = Window(),
+    branch: str = "both",
+) -> ModelPatcher:
+    """The model as an edit node gives it."""
+    where = every_layer(parse_selection(layers, "layers"), parse_selection(heads, "heads"))
+    return attach(model, Edit(Asker("Edit"), change, where, window, branch))
+
+
+def watched(
+    model: ModelPatcher,
+    layers: str = "all",
+    heads: str = "all",
+    steps: str = "all",
+    branch: str = "both",
+    map_size: int = 64,
+) -> tuple[ModelPatcher, Record]:
+    """The model as VDiT Capture gives it, and its record."""
+    where = every_layer(parse_selection(layers, "layers"), parse_selection(heads, "heads"))
+    record, at = Record(), parse_selection(steps, "steps")
+    return attach(model, Capture(Asker("Capture"), where, at, record, branch, map_size)), record
+
+
+class Seen:
+    """One attention call as it happened. q, k, v, out: [B, H, L, D]."""
+
+    def __init__(self, args: tuple[Any, ...], options: dict[str, Any], heads: int, out: Tensor):
+        def split(x: Tensor) -> Tensor:
+            return x.detach().clone().unflatten(-1, (heads, -1)).transpose(1, 2)
+
+        self.q, self.k, self.v = (split(x) for x in args[:3])
+        self.out = split(out)
+        self.layer: int = options["block_index"]
+        self.chunks: list[int] = list(options["cond_or_uncond"])
+        self.sigma = float(options["sigmas"][0])
+        self.cross = self.q.shape[2] != self.k.shape[2]
+
+    @property
+    def items(self) -> int:
+        """Videos in each chunk of the batch."""
+        return self.q.shape[0] // len(self.chunks)
+
+    def plain(self, function: Callable[..., Tensor]) -> Tensor:
+        """What the function alone makes of the same inputs."""
+        q, k, v = (x.transpose(1, 2).flatten(2) for x in (self.q, self.k, self.v))
+        out = function(q, k, v, heads=self.q.shape[1])
+        return out.unflatten(-1, (self.q.shape[1], -1)).transpose(1, 2)
+
+
+class Spy:
+    """In the place of core's `optimized_attention` inside Wan: calls it, and notes everything."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function, self.seen = function, list[Seen]()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        out = self.function(*args, **kwargs)
+        self.seen.append(Seen(args, kwargs["transformer_options"], kwargs["heads"], out))
+        return out
