@@ -27,7 +27,7 @@ def compare_videos(a: Tensor, b: Tensor) -> Comparison:
     if a.shape != b.shape:
         raise ValueError(
             f"compare videos: a has {_size(a)}, b has {_size(b)}, but they must be the same; cut "
-            "the longer one with Image From Batch, resize with Upscale Image, or sample both "
+            "the longer one with Get Image from Batch, resize with Upscale Image, or sample both "
             "from latents of the same size"
         )
     scores = score(a, b)
