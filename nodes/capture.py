@@ -50,7 +50,7 @@ class VDiTCapture(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(tooltip="The watched model, for a sampler."),
-                sockets.Record.Output("record", tooltip="What was measured, once sampling is done."),
+                sockets.Record.Output("record", tooltip="What was measured, once it is sampled."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -86,7 +86,7 @@ class VDiTSaveRecord(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="vdit/record",
-                    tooltip="Folder and beginning of the file name, inside ComfyUI's output folder.",
+                    tooltip="Folder and beginning of the file name, in ComfyUI's output folder.",
                 ),
             ],
             is_output_node=True,
@@ -118,7 +118,7 @@ class VDiTLoadRecord(io.ComfyNode):
                 io.Combo.Input(
                     "file",
                     options=_record_files(),
-                    tooltip="A record in the output or input folder. Press R after saving a new one.",
+                    tooltip="A record in the output or input folder. Press R after saving one.",
                 )
             ],
             outputs=[sockets.Record.Output("record", tooltip="The record, for any figure.")],

@@ -101,7 +101,8 @@ class Record:
         if self._data is None:
             raise ValueError(
                 "record: nothing has been captured yet; connect the sampler's LATENT to this node, "
-                "so that it runs after the sampling, and give the sampler the model from VDiT Capture"
+                "so that it runs after the sampling, and give the sampler the model from VDiT "
+                "Capture"
             )
         return self._data
 

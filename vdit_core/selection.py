@@ -29,7 +29,7 @@ class Selection:
     parts: tuple[tuple[bool, int | str | None, int | None], ...]
 
     def resolve(self, count: int, owner: str = "this model") -> tuple[int, ...]:
-        """The chosen indices of `count`, ascending. Raises ValueError for one that does not exist."""
+        """The chosen indices of `count`, ascending. Raises ValueError for one out of range."""
         first_excludes = bool(self.parts) and self.parts[0][0]
         chosen: set[int] = set(range(count)) if first_excludes else set()
         for excluded, first, last in self.parts:

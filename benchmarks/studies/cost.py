@@ -71,11 +71,15 @@ def variants(model: ModelPatcher) -> dict[str, ModelPatcher]:
     return found
 
 
-def _sample(model: ModelPatcher, positive: list[list[object]], negative: list[list[object]]) -> None:
+def _sample(
+    model: ModelPatcher, positive: list[list[object]], negative: list[list[object]]
+) -> None:
     empty = torch.zeros(SHAPE)
     noise = comfy.sample.prepare_noise(empty, 1, [0, 0])
     settings = (STEPS, 4.0, "euler", "simple")
-    comfy.sample.sample(model, noise, *settings, positive, negative, empty, disable_pbar=True, seed=1)
+    comfy.sample.sample(
+        model, noise, *settings, positive, negative, empty, disable_pbar=True, seed=1
+    )
 
 
 def _ratio(times: list[float], plain: list[float]) -> float:

@@ -36,10 +36,10 @@ def test_error_is_at_most_twice_that_of_torch(
     q, k, v = (
         torch.randn(B, H, L, D, device="cuda", generator=generator).to(dtype) for _ in range(3)
     )
-    wide = [x.double() for x in (q, k, v)]
+    wide = q.double(), k.double(), v.double()
     plan = plans()[name]
     exact = reference_attend(*wide, plan)
-    torch_error = (scaled_dot_product_attention(q, k, v) - reference_attend(*wide, AttentionPlan()))
+    torch_error = scaled_dot_product_attention(q, k, v) - reference_attend(*wide, AttentionPlan())
     band = torch.finfo(dtype).eps * exact.abs().max()
     error = (attend(q, k, v, plan, implementation=implementation) - exact).abs().max()
     assert error <= 2 * (torch_error.abs().max() + band)

@@ -16,7 +16,7 @@ ALIVE = 4
 
 @dataclass(frozen=True)
 class Tile:
-    """Some queries of one batch row. weights: [H, t, Lk], lse: [H, t] of its own scores, float32."""
+    """Some queries of one batch row. weights: [H, t, Lk], lse: [H, t] of its scores, float32."""
 
     row: int
     queries: slice

@@ -1,4 +1,4 @@
-"""Perturb: replace or mix the map with the identity or the uniform map (2504.12027, Fig. 1, 2, 5)."""
+"""Perturb: mix the map with the identity or the uniform map (2504.12027, Fig. 1, 2, 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ComfyUI: carry a program in a model's options, open a run around each sampling, label its calls."""
+"""ComfyUI: carry a program in a model's options, run it around each sampling, label its calls."""
 
 from __future__ import annotations
 

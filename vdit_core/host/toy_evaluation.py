@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import comfy.options
 import torch
@@ -19,7 +20,8 @@ import torch
 _arguments = sys.argv[1:]
 sys.argv = [sys.argv[0], *([] if torch.cuda.is_available() else ["--cpu"])]
 comfy.options.enable_args_parsing()
-from comfy.latent_formats import Wan21  # noqa: E402  (comfy reads the arguments when imported)
+import comfy.sd  # noqa: E402  (comfy reads the arguments when imported)
+from comfy.latent_formats import Wan21  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from ..toy.clips import (  # noqa: E402
@@ -59,7 +61,7 @@ def main() -> None:
     sys.exit(0 if all(check["ok"] for check in result["checks"]) else 1)
 
 
-def evaluate(options: argparse.Namespace) -> dict:
+def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """Sample, read and print; return what was measured, `checks` as in the demo's report."""
     settings = SamplerSettings(
         options.steps, options.cfg, options.sampler, options.scheduler, options.shift
@@ -84,7 +86,7 @@ def evaluate(options: argparse.Namespace) -> dict:
     return {"settings": asdict(settings), "seeds": len(scenes), "checks": checks}
 
 
-def _check(field: str, reading: Reading, scenes: list[Scene]) -> dict:
+def _check(field: str, reading: Reading, scenes: list[Scene]) -> dict[str, Any]:
     right = reading.agrees(scenes)[field].float().mean().item()
     chance, unclear = 1 / len(WORDS[field]), (getattr(reading, field) < 0).float().mean().item()
     check = {
@@ -102,7 +104,7 @@ def _check(field: str, reading: Reading, scenes: list[Scene]) -> dict:
     return check
 
 
-def _check_vae(vae: object, count: int) -> dict:
+def _check_vae(vae: comfy.sd.VAE, count: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(HELD_OUT + 1)
     scenes = random_scenes(count, generator)
     clips = render(scenes, generator)
@@ -137,7 +139,7 @@ def _say_motions(reading: Reading, scenes: list[Scene]) -> None:
         _say(f"{name:>19} " + "".join(f"{c:>10}" for c in counts))
 
 
-def _verdict(check: dict) -> str:
+def _verdict(check: dict[str, Any]) -> str:
     return "ok" if check["ok"] else "NOT REACHED"
 
 

@@ -20,8 +20,9 @@ def trainable_wan(seed: int) -> WanModel:
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
     for module in (network.text_embedding, network.time_embedding):
-        for layer in (module[0], module[2]):
-            nn.init.normal_(layer.weight, std=0.02 if layer.in_features == 128 else 0.1)
+        for layer in module:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02 if layer.in_features == 128 else 0.1)
     for block in network.blocks:
         nn.init.normal_(block.modulation, std=128**-0.5)
     nn.init.normal_(network.head.modulation, std=128**-0.5)

@@ -45,7 +45,7 @@ class PooledMap:
 
 
 class RowStatistics:
-    """Mean entropy of the rows in nats, and mean and largest log-sum-exp of the scores, per head."""
+    """Mean entropy of the rows in nats, mean and largest log-sum-exp of the scores, per head."""
 
     def __init__(self, heads: int, device: torch.device) -> None:
         self.entropy = torch.zeros(heads, dtype=torch.float64, device=device)
