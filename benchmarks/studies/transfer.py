@@ -28,6 +28,7 @@ from ..checks import Check
 
 FIRST_SEED = 90_000
 AT_ONCE = 8  # pairs per sampling
+STEPS = 12
 SIZES = {
     "colour": len(COLOURS),
     "shape": len(SHAPES),
@@ -78,29 +79,32 @@ def make_pairs(kind: str, count: int) -> Pairs:
 
 def outcomes(pairs: Pairs, settings: SamplerSettings | None = None) -> dict[str, Outcome]:
     """The outcome of every way to transfer, by its name."""
-    settings = settings or SamplerSettings()
+    settings = settings or SamplerSettings(steps=STEPS)
     model, clip, vae = load_toy_world()
     layers = len(layout_of(model).of_kind(frozenset({"self"})))
 
-    def clips(patched: ModelPatcher, sources: Sequence[Scene], seeds: Sequence[int]) -> Tensor:
-        """Decoded videos of source and target rows in turn, [2·n, 3, F, R, C]."""
+    def latents(patched: ModelPatcher, sources: Sequence[Scene], seeds: Sequence[int]) -> Tensor:
+        """Source and target rows in turn, [2·n, 16, 5, 8, 8]."""
         parts: list[Tensor] = []
         for start in range(0, len(seeds), AT_ONCE):
             chosen = range(start, min(start + AT_ONCE, len(seeds)))
             prompts = [s.prompt for i in chosen for s in (sources[i], pairs.targets[i])]
             noise = [s for i in chosen for s in (seeds[i], pairs.seeds[i])]
-            parts.append(decode_clips(vae, sample_latents(patched, clip, prompts, noise, settings)))
+            parts.append(sample_latents(patched, clip, prompts, noise, settings))
         return torch.cat(parts)
 
-    plain = clips(model, pairs.sources, pairs.seeds)
-    source = read(plain[0::2])
-    found = {"no transfer": _outcome(read(plain[1::2]), source, pairs)}
+    def seen(rows: Tensor) -> Reading:
+        return read(decode_clips(vae, rows))
+
+    plain = latents(model, pairs.sources, pairs.seeds)
+    source = seen(plain[0::2])
+    found = {"no transfer": _outcome(seen(plain[1::2]), source, pairs)}
     for name, text in [("all layers", "all"), *((f"layer {i}", str(i)) for i in range(layers))]:
-        edited = clips(_transferring(model, text), pairs.sources, pairs.seeds)
-        found[name] = _outcome(read(edited[1::2]), source, pairs)
+        edited = latents(_transferring(model, text), pairs.sources, pairs.seeds)
+        found[name] = _outcome(seen(edited[1::2]), source, pairs)
     strangers = random_scenes(len(pairs.seeds), torch.Generator().manual_seed(FIRST_SEED - 1))
-    other = clips(_transferring(model, "all"), strangers, [s + 5000 for s in pairs.seeds])
-    found["all layers, unrelated source"] = _outcome(read(other[1::2]), source, pairs)
+    other = latents(_transferring(model, "all"), strangers, [s + 5000 for s in pairs.seeds])
+    found["all layers, unrelated source"] = _outcome(seen(other[1::2]), source, pairs)
     return found
 
 
