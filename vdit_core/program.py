@@ -1,4 +1,4 @@
-"""What nodes ask for: frozen specs, in the order of the nodes. They travel in the model's options."""
+"""What nodes ask for: frozen specs, in node order. They travel in the model's options."""
 
 from __future__ import annotations
 
@@ -82,11 +82,17 @@ def chosen_heads(where: HeadList, layout: Layout) -> dict[Site, tuple[int, ...]]
 
 def conflicts(program: Program, new: Spec, layout: Layout) -> list[tuple[Asker, str]]:
     """Messages for the askers of two edits that set one field of the same heads."""
-    if not isinstance(new, Edit) or new.change.neutral or new.change.field in ("temperature", "gate"):
+    if (
+        not isinstance(new, Edit)
+        or new.change.neutral
+        or new.change.field in ("temperature", "gate")
+    ):
         return []
     mine, messages = chosen_heads(new.where, layout), []
     for old in program:
         if not isinstance(old, Edit) or old.change.neutral or old.change.field != new.change.field:
+            continue
+        if not _meet(old, new):
             continue
         theirs = chosen_heads(old.where, layout)
         shared = [s.layer for s, heads in mine.items() if set(heads) & set(theirs.get(s, ()))]
@@ -96,3 +102,10 @@ def conflicts(program: Program, new: Spec, layout: Layout) -> list[tuple[Asker, 
             messages.append((old.asker, f"overruled in layers {layers}: a later node sets {field}"))
             messages.append((new.asker, f"overrules an earlier node's {field} in layers {layers}"))
     return messages
+
+
+def _meet(a: Edit, b: Edit) -> bool:
+    """Whether two edits act on one branch at one time."""
+    start = max(a.window.start_percent, b.window.start_percent)
+    end = min(a.window.end_percent, b.window.end_percent)
+    return start < end and (a.branch == b.branch or "both" in (a.branch, b.branch))
