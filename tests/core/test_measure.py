@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-
 from vdit_attention.tests.oracle import Case, no_wish, wish_of
 from vdit_attention.vdit_core.attention import MapMeasures, measure
 from vdit_attention.vdit_core.grid import TokenGrid

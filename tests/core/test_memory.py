@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
 from vdit_attention.vdit_core.attention import attend, measure
 from vdit_attention.vdit_core.attention.reference import reference_attend
 from vdit_attention.vdit_core.grid import TokenGrid

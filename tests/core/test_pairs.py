@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from vdit_attention.vdit_core.pairs import pair_latent, pair_prompts, split_pair
 
 

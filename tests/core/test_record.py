@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-
 from vdit_attention.vdit_core import record as record_module
 from vdit_attention.vdit_core.attention import MapMeasures
 from vdit_attention.vdit_core.grid import TokenGrid

@@ -1,4 +1,4 @@
-"""Who knows whom: only the host and the doorways know ComfyUI, and importing the pack needs nothing."""
+"""Who knows whom: only host and doorways know ComfyUI, and importing the pack needs nothing."""
 
 from __future__ import annotations
 

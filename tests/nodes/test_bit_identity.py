@@ -10,7 +10,6 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
-
 from vdit_attention.tests.nodes import tiny
 from vdit_attention.vdit_core.edits.gate import Skip
 from vdit_attention.vdit_core.edits.perturb import Perturb
@@ -55,9 +54,9 @@ NEUTRAL: dict[str, Callable[[ModelPatcher], ModelPatcher]] = {
     "capture of no layer": lambda m: tiny.watched(m, layers="none")[0],
     "capture of no step": lambda m: tiny.watched(m, steps="none")[0],
     "capture of cond": lambda m: tiny.watched(m, "1", "0,2", "mid", "cond")[0],
-    "several": lambda m: tiny.watched(tiny.edited(tiny.edited(m, Temperature(1.0)), Skip(), "none"))[
-        0
-    ],
+    "several": lambda m: tiny.watched(
+        tiny.edited(tiny.edited(m, Temperature(1.0)), Skip(), "none")
+    )[0],
 }
 
 

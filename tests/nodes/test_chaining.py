@@ -1,4 +1,4 @@
-"""Beside other packs: their overrides still do the dense work, and their patches do not mislead us."""
+"""Beside other packs: their overrides still do the dense work, their patches move no label."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
-
 from vdit_attention.tests.nodes import tiny
 from vdit_attention.vdit_core.edits.gate import Skip
 from vdit_attention.vdit_core.edits.perturb import Perturb
@@ -167,4 +166,7 @@ def test_the_other_layers_of_a_model_with_a_skipped_block_keep_their_names(
 ) -> None:
     watched, record = tiny.watched(with_skipped_block(model), layers="0,2")
     tiny.sample(watched)
-    assert {m.site for m in record.data.measurements} == {"blocks.0.self_attn", "blocks.2.self_attn"}
+    assert {m.site for m in record.data.measurements} == {
+        "blocks.0.self_attn",
+        "blocks.2.self_attn",
+    }

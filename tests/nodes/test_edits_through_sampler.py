@@ -14,7 +14,6 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
-
 from vdit_attention.tests.nodes import tiny
 from vdit_attention.tests.oracle import Case, Wish, assert_as_good_as_torch, no_wish
 from vdit_attention.vdit_core.edits.gate import Skip
@@ -172,7 +171,9 @@ def test_an_edit_acts_inside_its_window_and_nowhere_else(monkeypatch: pytest.Mon
     tiny.sample(model, steps=6)
     sampling: Any = model.get_model_object("model_sampling")
     high, low = sampling.percent_to_sigma(0.2), sampling.percent_to_sigma(0.75)
-    acted = {s.sigma: not torch.equal(s.out, s.plain(spy.function)) for s in spy.seen if not s.cross}
+    acted = {
+        s.sigma: not torch.equal(s.out, s.plain(spy.function)) for s in spy.seen if not s.cross
+    }
     assert len(acted) == 6
     assert acted == {sigma: low < sigma <= high for sigma in acted}
     assert 0 < sum(acted.values()) < 6

@@ -1,4 +1,4 @@
-"""Tiny real Wan models: ComfyUI's own classes with random weights, and its own sampler around them."""
+"""Tiny real Wan models: ComfyUI's own classes with random weights, sampled by its own sampler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 from comfy.ldm.wan.model import WanModel
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
-
 from vdit_attention.vdit_core.edits import Change
 from vdit_attention.vdit_core.host.comfy import attach
 from vdit_attention.vdit_core.program import Asker, Capture, Edit, Window
@@ -24,6 +23,7 @@ LAYERS, HEADS, WIDTH = 3, 4, 16
 FRAMES, ROWS, COLS = 3, 5, 7
 TOKENS = FRAMES * ROWS * COLS
 TEXT_WIDTH = 24
+ALWAYS = Window()
 Conditioning = list[list[Any]]
 CONFIG: dict[str, Any] = {
     "dim": HEADS * WIDTH,
@@ -109,7 +109,7 @@ def edited(
     change: Change,
     layers: str = "all",
     heads: str = "all",
-    window: Window = Window(),
+    window: Window = ALWAYS,
     branch: str = "both",
 ) -> ModelPatcher:
     """The model as an edit node gives it."""

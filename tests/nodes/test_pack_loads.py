@@ -1,0 +1,120 @@
+"""The pack, loaded the way ComfyUI loads it: ids, inputs and their order are public."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nodes as comfy_nodes
+
+REPO = Path(__file__).resolve().parents[2]
+INPUTS = {
+    "VDiTToyWorld": "variant",
+    "VDiTCapture": "model, layers, heads, steps, branch, map_size",
+    "VDiTAttentionMap": "record, latent, layer, head, step, branch, scale",
+    "VDiTSaveRecord": "record, latent, filename_prefix",
+    "VDiTLoadRecord": "file",
+    "VDiTTemperature": "model, temperature, layers, heads, start_percent, end_percent, branch",
+    "VDiTPairPrompts": "source, target",
+    "VDiTPairLatent": "latent",
+    "VDiTTransfer": "model, layers, heads, strength, region, start_percent, end_percent, branch",
+    "VDiTSplitPair": "latent",
+    "VDiTSkipHeads": "model, heads, start_percent, end_percent, branch",
+    "VDiTPerturb": "model, map, strength, layers, heads, start_percent, end_percent, branch",
+    "VDiTCompareVideos": "a, b",
+}
+OUTPUTS = {
+    "VDiTToyWorld": "MODEL, CLIP, VAE",
+    "VDiTCapture": "MODEL, VDIT_RECORD",
+    "VDiTAttentionMap": "IMAGE",
+    "VDiTSaveRecord": "",
+    "VDiTLoadRecord": "VDIT_RECORD",
+    "VDiTTemperature": "MODEL",
+    "VDiTPairPrompts": "CONDITIONING",
+    "VDiTPairLatent": "LATENT",
+    "VDiTTransfer": "MODEL",
+    "VDiTSplitPair": "LATENT, LATENT",
+    "VDiTSkipHeads": "MODEL",
+    "VDiTPerturb": "MODEL",
+    "VDiTCompareVideos": "IMAGE, STRING, FLOAT, FLOAT",
+}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "VDiTCapture": {"steps": "mid", "layers": "all", "heads": "all", "branch": "both"},
+    "VDiTTransfer": {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "branch": "both"},
+    "VDiTPerturb": {"map": "identity", "strength": 1.0},
+}
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """The classes ComfyUI has after loading a custom_nodes folder with this repository in it."""
+    link = tmp_path_factory.mktemp("custom_nodes") / "vdit-attention"
+    link.symlink_to(REPO, target_is_directory=True)
+    before = dict(comfy_nodes.NODE_CLASS_MAPPINGS)
+    assert asyncio.run(comfy_nodes.load_custom_node(str(link)))
+    after = comfy_nodes.NODE_CLASS_MAPPINGS
+    yield {name: after[name] for name in after if after[name] is not before.get(name)}
+    comfy_nodes.NODE_CLASS_MAPPINGS.clear()
+    comfy_nodes.NODE_CLASS_MAPPINGS.update(before)
+
+
+def test_all_nodes_of_the_pack_are_there(pack: dict[str, Any]) -> None:
+    assert set(pack) >= set(INPUTS)
+    assert {name for name in pack if not name.startswith("VDiT")} == set()
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_inputs_have_these_names_in_this_order(name: str, pack: dict[str, Any]) -> None:
+    schema = pack[name].GET_SCHEMA()
+    assert ", ".join(i.id for i in schema.inputs) == INPUTS[name]
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_outputs_have_these_types_in_this_order(name: str, pack: dict[str, Any]) -> None:
+    schema = pack[name].GET_SCHEMA()
+    assert ", ".join(o.io_type for o in schema.outputs or []) == OUTPUTS[name]
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults_are_sensible(name: str, pack: dict[str, Any]) -> None:
+    inputs = {i.id: i for i in pack[name].GET_SCHEMA().inputs}
+    assert {k: inputs[k].default for k in DEFAULTS[name]} == DEFAULTS[name]
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_every_node_and_every_input_explains_itself(name: str, pack: dict[str, Any]) -> None:
+    schema = pack[name].GET_SCHEMA()
+    assert schema.display_name.startswith("VDiT ")
+    assert schema.category.startswith("VDiT Attention/")
+    assert len(schema.description) > 20
+    assert {i.id for i in schema.inputs if not i.tooltip} == set()
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_execute_takes_exactly_its_inputs(name: str, pack: dict[str, Any]) -> None:
+    code = pack[name].execute.__func__.__code__
+    assert set(code.co_varnames[1 : code.co_argcount]) == set(INPUTS[name].split(", "))
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_every_node_has_a_help_page(name: str) -> None:
+    page = REPO / "web" / "docs" / f"{name}.md"
+    assert len(page.read_text(encoding="utf-8")) > 200
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_every_node_is_shown_in_a_workflow(name: str) -> None:
+    files = [p.read_text(encoding="utf-8") for p in (REPO / "workflows").glob("*.json")]
+    shown = {node["type"] for text in files for node in json.loads(text)["nodes"]}
+    assert name in shown
+
+
+def test_the_web_folder_that_is_announced_exists() -> None:
+    import vdit_attention
+
+    assert (REPO / vdit_attention.WEB_DIRECTORY).is_dir()
