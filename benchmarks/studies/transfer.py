@@ -58,6 +58,7 @@ class Outcome:
     spread: float  # standard deviation of the track distance over pairs
 
 
+@torch.inference_mode()
 def run(quick: bool = False) -> list[Check]:
     """All measurements as checks."""
     count = 8 if quick else 32
@@ -149,6 +150,7 @@ def _checks(name: str, outcome: Outcome, count: int) -> list[Check]:
     return [Check(f"{name}: {what}", value, unit, note=note) for what, value, unit in values]
 
 
+@torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=32)

@@ -52,7 +52,7 @@ LEAST_PSNR = 28.0  # dB
 
 
 def main() -> None:
-    options = _parse(_arguments)
+    options = parse(_arguments)
     torch.set_num_threads(options.threads)
     with torch.inference_mode():
         result = evaluate(options)
@@ -143,7 +143,7 @@ def _verdict(check: dict[str, Any]) -> str:
     return "ok" if check["ok"] else "NOT REACHED"
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
+def parse(arguments: list[str]) -> argparse.Namespace:
     usual = SamplerSettings()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=WEIGHTS, help="of the safetensors files")
