@@ -1,4 +1,4 @@
-"""How well the toy world does what its prompts say: 64 held-out seeds, read back from the pixels."""
+"""How well the toy world does what its prompts say: 64 held-out seeds, read from the pixels."""
 
 from __future__ import annotations
 
