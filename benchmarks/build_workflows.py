@@ -120,7 +120,9 @@ def skipping(title: str, file: str, heads: str) -> Variant:
 
 def perturbed(title: str, kind: str, strength: float, layers: str) -> Variant:
     file = f"perturb_{kind}" if strength else "perturb_none"
-    return Variant(title, file, "VDiTPerturb", {"map": kind, "strength": strength, "layers": layers})
+    return Variant(
+        title, file, "VDiTPerturb", {"map": kind, "strength": strength, "layers": layers}
+    )
 
 
 WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
@@ -197,7 +199,7 @@ def _draw(
 
 def _compare(canvas: Canvas, a: Socket, b: Socket, title: str) -> None:
     found = canvas.add("VDiTCompareVideos", title=title, a=a, b=b)
-    canvas.add("PreviewAny", title="In numbers", source=found["report"])
+    canvas.add("PreviewAny", title=f"{title}, in numbers", source=found["report"])
 
 
 if __name__ == "__main__":

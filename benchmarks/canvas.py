@@ -165,9 +165,10 @@ class Canvas:
         node |= {"order": index - 1, "mode": 0, "inputs": [], "outputs": []}
         if title:
             node["title"] = title
-        node["properties"] = {} if kind == "MarkdownNote" else {"Node name for S&R": kind}
+        properties: Json = {} if kind == "MarkdownNote" else {"Node name for S&R": kind}
         if kind in self.models:
-            node["properties"]["models"] = [self.models[kind]]
+            properties["models"] = [self.models[kind]]
+        node["properties"] = properties
         node["widgets_values"] = []
         if colour:
             node["color"], node["bgcolor"] = COLOURS[colour]
@@ -213,7 +214,7 @@ class Canvas:
         self._cursor = (x + step[0], y + step[1])
 
     def _view(self) -> Json:
-        """Where the front end looks when it opens the workflow: at all of it, if text stays legible."""
+        """Where the front end looks first: at all of it, as far as text stays legible."""
         width, height = max(g.right for g in self.groups), max(g.bottom for g in self.groups)
         scale = round(max(0.58, min(0.9, 1780 / width, 930 / height)), 3)
         return {"scale": scale, "offset": [round(110 / scale), round(100 / scale)]}

@@ -107,7 +107,7 @@ def show(check: Check) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Run one study and show its numbers.")
     parser.add_argument("study", choices=study_names())
     parser.add_argument("--quick", action="store_true", help="fewer samples")
     parser.add_argument("--out", type=Path, help="write the checks to this file as JSON")

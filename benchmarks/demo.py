@@ -19,15 +19,18 @@ from .build_workflows import FOLDER, WORKFLOWS
 from .checks import Check, StudyFailed, run_apart, study_names
 from .facts import gather_facts
 from .gallery import render
+from .readings import RECORD, compared, entropies
 from .report import Failure, FolderInUse, Outcome, Picture, Report, check_folder, publish
 from .server import ComfyServer, Progress, ServerProblem, WorkflowFailed
+from .story import CHAPTERS
 from .workflow_api import Json, WorkflowError, to_prompt
 
+DESCRIPTION = "Run the whole loop on the toy model and leave a gallery."
 TOY_WORKFLOWS = [name for name in WORKFLOWS if name.startswith("toy_")]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="dev.py demo", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="dev.py demo", description=DESCRIPTION)
     parser.add_argument("--out", type=Path, default=Path("gallery"), help="folder of the gallery")
     parser.add_argument("--quick", action="store_true", help="fewer samples in the studies")
     options = parser.parse_args(arguments)
@@ -58,23 +61,36 @@ def make_report(quick: bool) -> Report:
 
 
 def run_workflow(server: ComfyServer, name: str, schemas: Json, report: Report) -> None:
-    """Queue one workflow, show its progress, and put what it makes into the report."""
+    """Run one workflow, for each prompt of its chapter; what it makes goes into the report."""
     workflow = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+    prompts = next((c.prompts for c in CHAPTERS if c.workflow == name), ())
     began = time.monotonic()
+    outcome = Outcome(name)
     try:
         prompt = to_prompt(workflow, schemas)
-        outputs = server.run(prompt, lambda progress: show_progress(name, prompt, progress))
+        for text in prompts or (None,):
+            collect(server, queue(server, name, prompt, text), prompt, text, outcome)
     except (WorkflowFailed, WorkflowError, TimeoutError) as problem:
         log = getattr(problem, "traceback", "")
         report.failures.append(Failure(f"workflow {name}", f"{problem}\n{log}".strip()))
-        print(f"\r{name:24} FAILED: {problem}", flush=True)
+        say(f"{name:24} FAILED: {problem}")
         return
     seconds = time.monotonic() - began
-    print(f"\r{name:24} {seconds:6.1f} s{'':30}", flush=True)
-    pictures = collect_pictures(server, name, prompt, outputs)
-    report.outcomes.append(Outcome(name, seconds, pictures, collect_texts(prompt, outputs)))
-    check = Check(name, seconds, "s", group="workflows")
-    report.checks.append(check.to_json())
+    say(f"{name:24} {seconds:6.1f} s{'':30}")
+    report.outcomes.append(outcome)
+    found = [Check(name, seconds, "s", group="workflows")]
+    found += [c for title, text in outcome.texts.items() for c in compared(title, text)]
+    if name == "toy_attention_maps":
+        found += entropies(server.view(RECORD, "vdit"))
+    report.checks += [check.to_json() for check in found]
+
+
+def queue(server: ComfyServer, name: str, prompt: Json, text: str | None) -> Json:
+    """Run a prompt, with another text in its node “Prompt” if given; its outputs by node."""
+    for node in prompt.values():
+        if text is not None and node["_meta"]["title"] == "Prompt":
+            node["inputs"]["text"] = text
+    return server.run(prompt, lambda progress: show_progress(name, prompt, progress))
 
 
 def show_progress(name: str, prompt: Json, progress: Progress) -> None:
@@ -85,44 +101,45 @@ def show_progress(name: str, prompt: Json, progress: Progress) -> None:
         print(f"\r{name:24} {line:36.36}", end="", flush=True)
 
 
-def collect_pictures(
-    server: ComfyServer, name: str, prompt: Json, outputs: Json
-) -> list[Picture]:
-    """The pictures of a workflow in the order of its nodes; previews only of what is not saved."""
-    found: dict[str, tuple[str, Json]] = {}
+def collect(
+    server: ComfyServer, outputs: Json, prompt: Json, text: str | None, outcome: Outcome
+) -> None:
+    """Fetch pictures and texts in the order of their nodes; previews only of what is not saved.
+
+    text: the title of everything, if this run was for that prompt.
+    """
+    images: dict[str, Json] = {}
     for node in sorted(outputs, key=int):
-        title = prompt[node]["_meta"]["title"]
+        title = text or prompt[node]["_meta"]["title"]
         for image in outputs[node].get("images", []):
-            if title not in found or image["type"] == "output":
-                found[title] = (node, image)
-    return [
-        Picture(title, f"{name}_{node}{Path(image['filename']).suffix}", server.view(**image))
-        for title, (node, image) in found.items()
-    ]
-
-
-def collect_texts(prompt: Json, outputs: Json) -> dict[str, str]:
-    """What the nodes of a workflow say, by their titles."""
-    texts: dict[str, str] = {}
-    for node in sorted(outputs, key=int):
-        if text := outputs[node].get("text"):
-            texts[f"{prompt[node]['_meta']['title']} (node {node})"] = "\n".join(map(str, text))
-    return texts
+            if title not in images or image["type"] == "output":
+                images[title] = image
+        if said := outputs[node].get("text"):
+            outcome.texts[title] = "\n".join(map(str, said))
+    for title, image in images.items():
+        file = f"{outcome.workflow}_{len(outcome.pictures)}{Path(image['filename']).suffix}"
+        outcome.pictures.append(Picture(title, file, server.view(**image)))
 
 
 def measure(name: str, quick: bool, report: Report) -> None:
     """Run one study in a process of its own and put its numbers into the report."""
-    print(f"{'study ' + name:24} ...", end="", flush=True)
+    if sys.stdout.isatty():
+        print(f"{'study ' + name:24} ...", end="", flush=True)
     try:
         checks, seconds = run_apart(name, quick)
     except StudyFailed as problem:
         report.failures.append(Failure(f"study {name}", str(problem)))
-        print(f"\r{'study ' + name:24} FAILED: {problem}", flush=True)
+        say(f"{'study ' + name:24} FAILED: {problem}")
         return
     report.checks += checks
     outside = [check["name"] for check in checks if not check["ok"]]
     result = f"{len(checks)} numbers" + (f", {len(outside)} outside their limits" * bool(outside))
-    print(f"\r{'study ' + name:24} {seconds:6.1f} s  {result}", flush=True)
+    say(f"{'study ' + name:24} {seconds:6.1f} s  {result}")
+
+
+def say(line: str) -> None:
+    """Print a line, in a terminal over the progress that stands there."""
+    print("\r" * sys.stdout.isatty() + line, flush=True)
 
 
 def conclude(report: Report, folder: Path) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .report import Outcome, Picture, Report
-from .story import CHAPTERS, SECTIONS
+from .story import CHAPTERS, SECTIONS, Chapter
 
 STYLE = Path(__file__).with_suffix(".css")
 TITLE = "VDiT Attention"
@@ -23,7 +23,7 @@ LABEL = "Toy results: a tiny model that knows coloured shapes and nothing else"
 def render(report: Report) -> str:
     """The page as HTML."""
     outcomes = {outcome.workflow: outcome for outcome in report.outcomes}
-    chapters = [_chapter(c.heading, c.text, outcomes.get(c.workflow)) for c in CHAPTERS]
+    chapters = [_chapter(c, outcomes.get(c.workflow)) for c in CHAPTERS]
     body = [_header(report), "<main>", *chapters, _numbers(report.checks), "</main>"]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -41,8 +41,9 @@ def number(value: float | None) -> str:
         return f"{int(value):,}".replace("-", "−")
     if abs(value) >= 1000:
         return f"{value:,.0f}".replace("-", "−")
-    mantissa, _, exponent = f"{value:.3g}".replace("-", "−").partition("e")
-    return mantissa if not exponent else f"{mantissa} · 10<sup>{exponent.lstrip('+0')}</sup>"
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    text = f"{mantissa} · 10<sup>{int(exponent)}</sup>" if exponent else mantissa
+    return text.replace("-", "−")
 
 
 def _header(report: Report) -> str:
@@ -65,18 +66,26 @@ def _alarms(report: Report) -> str:
     )
 
 
-def _chapter(heading: str, text: str, outcome: Outcome | None) -> str:
+def _chapter(chapter: Chapter, outcome: Outcome | None) -> str:
     if outcome is None or not outcome.pictures:
         return ""
     videos = [p for p in outcome.pictures if p.kind == "image/webp"]
     sheets = [p for p in outcome.pictures if p.kind != "image/webp"]
-    few = " few" if len(videos) < 3 else ""
-    parts = [f"<section><h2>{escape(heading)}</h2><p>{escape(text)}</p>"]
-    if videos:
-        parts.append(f'<div class="videos{few}">{"".join(map(_figure, videos))}</div>')
-    if sheets:
-        parts.append(f'<div class="sheets">{"".join(map(_figure, sheets))}</div>')
-    return "".join([*parts, f'<p class="note">workflows/{outcome.workflow}.json</p></section>\n'])
+    shown = {"videos": _figures("videos", videos), "sheets": _figures("sheets", sheets)}
+    first = shown.pop(chapter.first)
+    (rest,) = shown.values()
+    if rest:
+        rest = f"<details><summary>{escape(chapter.more)}</summary>{rest}</details>"
+    return (
+        f"<section><h2>{escape(chapter.heading)}</h2><p>{escape(chapter.text)}</p>{first}{rest}"
+        f'<p class="note">workflows/{outcome.workflow}.json</p></section>\n'
+    )
+
+
+def _figures(kind: str, pictures: Sequence[Picture]) -> str:
+    few = " few" if len(pictures) < 3 else ""
+    inner = "".join(map(_figure, pictures))
+    return f'<div class="{kind}{few}">{inner}</div>' if pictures else ""
 
 
 def _figure(picture: Picture) -> str:
@@ -103,49 +112,59 @@ def _numbers(checks: Sequence[dict[str, Any]]) -> str:
 
 
 def table(checks: Sequence[dict[str, Any]]) -> str:
-    """The checks of one group; as a grid where their names are “row: column” throughout."""
-    rows = _grid(checks) or _list(checks)
-    return f'<div class="scroll"><table>{rows}</table></div>'
+    """The checks of one group; those named “row: column” as a grid, if they fill one."""
+    pairs = [check for check in checks if ": " in check["name"]]
+    grid = _grid(pairs)
+    rest = [check for check in checks if check not in pairs] if grid else checks
+    parts = [grid, _list(rest)] if grid and rest else [grid or _list(rest)]
+    return "".join(f'<div class="scroll"><table>{part}</table></div>' for part in parts)
 
 
 def _list(checks: Sequence[dict[str, Any]]) -> str:
-    head = "<thead><tr><th></th><th>measured</th><th></th><th>limit</th><th></th></tr></thead>"
-    return head + "<tbody>" + "".join(map(_row, checks)) + "</tbody>"
+    limited = any(check["limit"] is not None for check in checks)
+    shared = checks[0]["note"] if len(checks) > 1 and len({c["note"] for c in checks}) == 1 else ""
+    note = f'<div class="note">{escape(shared)}</div>'
+    head = f"<th>{note}</th><th>measured</th><th></th>" + "<th>limit</th><th></th>" * limited
+    rows = "".join(
+        _row(check | {"note": "" if shared else check["note"]}, limited) for check in checks
+    )
+    return f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody>"
 
 
-def _row(check: dict[str, Any]) -> str:
+def _row(check: dict[str, Any], limited: bool) -> str:
     note = f'<div class="note">{escape(check["note"])}</div>' if check["note"] else ""
-    limit, mark = _limit(check), _mark(check)
+    limit = f"<td>{_limit(check)}</td><td>{_mark(check)}</td>" if limited else ""
     return (
         f"<tr><th>{escape(check['name'])}{note}</th><td>{number(check['value'])}</td>"
-        f'<td class="unit">{escape(check["unit"])}</td><td>{limit}</td><td>{mark}</td></tr>'
+        f'<td class="unit">{escape(check["unit"])}</td>{limit}</tr>'
     )
 
 
 def _grid(checks: Sequence[dict[str, Any]]) -> str:
     """Rows and columns of a full grid, or nothing where the names do not make one."""
     cells = {tuple(check["name"].rsplit(": ", 1)): check for check in checks}
-    if any(len(key) != 2 for key in cells):
-        return ""
     rows, columns = (list(dict.fromkeys(key[axis] for key in cells)) for axis in (0, 1))
     full = len(rows) * len(columns) == len(cells) == len(checks)
     if not full or len(rows) < 2 or len(columns) < 2:
         return ""
-    units = [cells[rows[0], column]["unit"] for column in columns]
-    head = "".join(
-        f'<th>{escape(column)}<div class="note">{escape(unit)}</div></th>'
-        for column, unit in zip(columns, units, strict=True)
-    )
+    heads = "".join(f"<th>{_column_head(c, [cells[r, c] for r in rows])}</th>" for c in columns)
     lines = [
         f"<tr><th>{escape(row)}</th>{''.join(_cell(cells[row, c]) for c in columns)}</tr>"
         for row in rows
     ]
-    return f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return f"<thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(lines)}</tbody>"
+
+
+def _column_head(name: str, cells: Sequence[dict[str, Any]]) -> str:
+    """A column's name, with the unit and the limit that all its cells share."""
+    limits = {_limit(cell) for cell in cells}
+    parts = [cells[0]["unit"], limits.pop() if len(limits) == 1 else ""]
+    return f'{escape(name)}<div class="note">{"<br>".join(filter(None, parts))}</div>'
 
 
 def _cell(check: dict[str, Any]) -> str:
-    limit = f'<div class="note">{_limit(check)}</div>' if check["limit"] is not None else ""
-    return f"<td>{number(check['value'])} {_mark(check)}{limit}</td>"
+    title = f' title="{escape(check["note"])}"' if check["note"] else ""
+    return f"<td{title}>{number(check['value'])} {_mark(check)}</td>"
 
 
 def _limit(check: dict[str, Any]) -> str:

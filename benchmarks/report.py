@@ -34,9 +34,8 @@ class Outcome:
     """A workflow that has run. texts: what its nodes say, by title."""
 
     workflow: str
-    seconds: float
-    pictures: list[Picture]
-    texts: dict[str, str]
+    pictures: list[Picture] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,9 +120,4 @@ def check_folder(folder: Path) -> None:
 
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:
     pictures = [{"title": p.title, "file": f"media/{p.file}"} for p in outcome.pictures]
-    return {
-        "name": outcome.workflow,
-        "seconds": round(outcome.seconds, 2),
-        "pictures": pictures,
-        "texts": outcome.texts,
-    }
+    return {"name": outcome.workflow, "pictures": pictures, "texts": outcome.texts}

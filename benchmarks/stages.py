@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .canvas import Canvas, Socket
+from .canvas import Canvas, Node, Socket
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,11 @@ class Stage:
             canvas.note(note)
         with canvas.group("Model and size", below=top):
             self.loaded = world.load(canvas)
-            empty = canvas.add("EmptyHunyuanLatentVideo", title="Empty video", **world.size)
-            self.latent = empty["LATENT"]
+            self.latent = self._empty()["LATENT"]
         with canvas.group("Prompts", right_of=top) as self.left:
-            self.prompts = [self._encode(text, title, "positive") for title, text in prompts.items()]
+            self.prompts = [
+                self._encode(text, title, "positive") for title, text in prompts.items()
+            ]
             self.negative = self._encode(world.negative, "Negative prompt", "negative")
 
     @property
@@ -70,6 +71,10 @@ class Stage:
         images = self.canvas.add("VAEDecode", samples=latent, vae=self.loaded.vae)["IMAGE"]
         self.world.save(self.canvas, images, title, f"vdit/{self.world.name}_{file}")
         return images
+
+    def _empty(self) -> Node:
+        size: dict[str, Any] = dict(self.world.size)
+        return self.canvas.add("EmptyHunyuanLatentVideo", title="Empty video", **size)
 
     def _encode(self, text: str, title: str, colour: str) -> Socket:
         node = self.canvas.add(

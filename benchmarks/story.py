@@ -9,11 +9,18 @@ from .stages import TOY
 
 @dataclass(frozen=True)
 class Chapter:
-    """The pictures of one workflow and what they show."""
+    """The pictures of one workflow and what they show.
+
+    first: whether videos or sheets are shown at once; the others can be unfolded under `more`.
+    prompts: run it once for each of these instead of the prompt in the file.
+    """
 
     workflow: str
     heading: str
     text: str
+    first: str = "videos"
+    more: str = ""
+    prompts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ CHAPTERS = (
         f"Source: “{TOY.prompt}”. Target: “{TOY.target}”. Both start from the same noise. In the "
         "edited video the target prompt uses the source's attention maps: who looks at whom is the "
         "source's, what is seen is the target's. Beside it, what the target prompt does alone.",
+        more="Frame by frame, with differences",
     ),
     Chapter(
         "toy_attention_maps",
@@ -39,6 +47,8 @@ CHAPTERS = (
         "Captured at the middle step while the video was sampled. A row is a place that looks, a "
         "column a place looked at, the lines divide the frames: the diagonal is a place and its "
         "neighbours, the stripes beside it the same place in other frames.",
+        first="sheets",
+        more="The video, which watching does not change",
     ),
     Chapter(
         "toy_temperature",
@@ -62,12 +72,22 @@ CHAPTERS = (
         "toy_load_record",
         "Look again later",
         "A record is a file. These maps were drawn from it without a model and without sampling.",
+        first="sheets",
     ),
     Chapter(
         "toy_text_to_video",
         "The model behind all this",
         "A tiny Wan: ComfyUI's own classes, its own loaders, its own sampler, trained on rendered "
-        "clips of coloured shapes on grey backgrounds. It runs in seconds without a GPU.",
+        "clips of coloured shapes on grey backgrounds. It runs in seconds without a GPU, and is "
+        "small enough to come with the pack.",
+        prompts=(
+            "a red circle falling on a striped background",
+            "a yellow ring drifting on a dark background",
+            "a blue square growing on a light background",
+            "a green triangle still on a checkered background",
+            "a purple circle drifting on a checkered background",
+            "a cyan square falling on a dark background",
+        ),
     ),
 )
 
@@ -78,22 +98,42 @@ SECTIONS = (
         "Videos of held-out seeds, read back by a program, beside what chance would give.",
     ),
     Section(
-        "exactness",
-        "Is every edit exact?",
-        "Each attention call inside ComfyUI's sampler against the formula in float64, as a ratio "
-        "to the error of plain torch in the same dtype; and where nothing may change, the number of "
-        "values that differ.",
-    ),
-    Section(
         "transfer",
         "What does transfer keep, what does it change?",
         "Pairs that differ in one word (near) or in all words (far). Distance to the source video, "
         "and the share of each prompt's words that the edited video shows.",
     ),
     Section(
+        "comparison",
+        "The pair on top of this page",
+        "Likeness to the source video, of the edited video and of the target prompt alone.",
+    ),
+    Section(
+        "entropy",
+        "How spread out is attention?",
+        "Mean entropy of the rows of each map above: 1 looks everywhere alike, 0 at one place.",
+    ),
+    Section(
+        "exactness",
+        "Is every edit exact?",
+        "Each attention call inside ComfyUI's sampler against the formula in float64: its error as "
+        "a ratio to that of plain torch in the same dtype. 3 × 5 × 7 tokens.",
+    ),
+    Section(
+        "unchanged",
+        "Does everything else stay as it was?",
+        "Values of the sampled latent that differ. There may be none.",
+    ),
+    Section(
+        "capture",
+        "Are captured maps right?",
+        "Against whole maps in float64, pooled afterwards; largest difference as a share of the "
+        "largest value.",
+    ),
+    Section(
         "memory",
         "Is a whole map ever in memory?",
-        "Measured peak of extra memory at 8,192 tokens beside the size that one full map has.",
+        "Measured at 8,192 tokens, held against the size of one map of one head.",
     ),
     Section(
         "cost",

@@ -1,6 +1,8 @@
 """What the note in each workflow says: what to look at, what to try."""
 
-TOY = "*Toy results: a tiny model that knows coloured shapes on grey backgrounds, nothing else.*\n\n"
+TOY = (
+    "*Toy results: a tiny model that knows coloured shapes on grey backgrounds, nothing else.*\n\n"
+)
 WAN = (
     "*Wan 2.1 1.3B. Missing weights? The front end offers them when you open this workflow; the "
     "links are in the loaders' properties.*\n\n"
@@ -13,7 +15,8 @@ here is ComfyUI's own.
 
 **Look at** the video: it does what the prompt says, and leaves the rest to chance.
 
-**Try** another prompt. Hover over VDiT Toy World for the words it knows; any other word is an error.
+**Try** another prompt. VDiT Toy World's description lists the words it knows; any other is an
+error.
 """
 
 ATTENTION_MAPS = f"""{TOY}## What does it look at?
