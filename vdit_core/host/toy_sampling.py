@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..toy.latents import CHANNELS
 
-AT_ONCE = 16  # clips in one batch
+AT_ONCE = 4  # clips in one batch; on a CPU larger ones are slower
 LATENT_SHAPE = (CHANNELS, 5, 8, 8)  # of one clip: 17 frames of 64 × 64 pixels
 
 
