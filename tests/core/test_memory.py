@@ -51,7 +51,9 @@ def largest(work: Callable[[], object]) -> int:
 
 def peak_bytes(work: Callable[[], object]) -> int:
     """Most bytes held at once beyond those held before, also inside torch's own kernels."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as profiler:
         work()
     held, most = 0, 0
     for event in profiler.profiler.kineto_results.events():  # pyright: ignore

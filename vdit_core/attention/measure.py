@@ -55,9 +55,7 @@ def measure(
     count = q.shape[1] if heads is None else len(heads)
     pooled = {b: PooledMap(grid, count, map_size, q.device) for b in chosen}
     per_row = {b: RowStatistics(count, q.device) for b in chosen}
-    for piece in map_tiles(
-        q, k, plan, mask=mask, scale=scale, rows=chosen, heads=heads, tile=tile
-    ):
+    for piece in map_tiles(q, k, plan, mask=mask, scale=scale, rows=chosen, heads=heads, tile=tile):
         pooled[piece.row].add(piece.queries, piece.weights)
         per_row[piece.row].add(piece.weights, piece.lse)
     return [_result(pooled[b], per_row[b]) for b in chosen]
