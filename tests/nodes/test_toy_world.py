@@ -76,6 +76,7 @@ def test_stock_load_diffusion_model_knows_it_as_wan(stock_folders, world):
 def test_stock_load_vae_finds_every_weight(stock_folders, world):
     vae = nodes.VAELoader().load_vae(toy_world.VAE_FILE)[0]
     weights = comfy.utils.load_torch_file(str(toy_world.WEIGHTS / toy_world.VAE_FILE))
+    assert vae.first_stage_model is not None
     assert vae.first_stage_model.state_dict().keys() == weights.keys()
     latent = {"samples": _sample(world[0], world[1])}
     with torch.inference_mode():
@@ -143,4 +144,5 @@ def test_the_vocabulary_is_in_the_file():
     _, metadata = comfy.utils.load_torch_file(
         str(toy_world.WEIGHTS / toy_world.TEXT_FILE), return_metadata=True
     )
+    assert metadata is not None
     assert tuple(json.loads(metadata["words"])) == WORDS

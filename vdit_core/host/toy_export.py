@@ -49,6 +49,7 @@ def _averaged(path: Path) -> tuple[dict[str, Tensor], int]:
 def _write(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> str:
     partial = path.with_suffix(".partial")
     save_file(weights, partial, metadata)
+    partial.chmod(0o644)  # save_file lets only the owner read
     os.replace(partial, path)
     count = sum(w.numel() for w in weights.values())
     step = f" from step {metadata['step']}" if "step" in metadata else ""

@@ -24,7 +24,7 @@ def trainable_wan(seed: int) -> WanModel:
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=0.02 if layer.in_features == 128 else 0.1)
     for block in network.blocks:
-        nn.init.normal_(block.modulation, std=128**-0.5)
+        nn.init.normal_(block.get_parameter("modulation"), std=128**-0.5)
     nn.init.normal_(network.head.modulation, std=128**-0.5)
     nn.init.zeros_(network.head.head.weight)
     return network

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_sampling
 import comfy.sample
@@ -54,7 +55,7 @@ def _sample(
     seeds: Sequence[int],
     settings: SamplerSettings,
 ) -> Tensor:
-    noise = torch.cat([comfy.sample.prepare_noise(torch.zeros(1, *LATENT_SHAPE), s) for s in seeds])
+    noise = torch.cat([_noise(seed) for seed in seeds])
     return comfy.sample.sample(
         model,
         noise,
@@ -70,9 +71,15 @@ def _sample(
     )
 
 
-def encode_prompts(clip: comfy.sd.CLIP, prompts: Sequence[str]) -> list[list[object]]:
+def _noise(seed: int) -> Tensor:
+    """What a KSampler node with this seed starts from, [1, 16, 5, 8, 8]."""
+    noise: Any = comfy.sample.prepare_noise(torch.zeros(1, *LATENT_SHAPE), seed)
+    return noise
+
+
+def encode_prompts(clip: comfy.sd.CLIP, prompts: Sequence[str]) -> list[list[Any]]:
     """One conditioning whose rows are the prompts."""
-    rows = [clip.encode_from_tokens(clip.tokenize(prompt)) for prompt in prompts]
+    rows: list[Any] = [clip.encode_from_tokens(clip.tokenize(prompt)) for prompt in prompts]
     return [[torch.cat(rows), {"pooled_output": None}]]
 
 

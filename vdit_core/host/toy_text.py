@@ -90,7 +90,8 @@ class ToyTextModel(nn.Module):
 def load_toy_clip(path: Path) -> comfy.sd.CLIP:
     """A CLIP from a file with the vectors `words.weight` and the words in its metadata."""
     weights, metadata = comfy.utils.load_torch_file(str(path), return_metadata=True)
-    if WEIGHT not in weights or "words" not in (metadata or {}):
+    metadata = metadata or {}
+    if WEIGHT not in weights or "words" not in metadata:
         raise ValueError(f"{path.name}: no toy text encoder; it lacks '{WEIGHT}' or the word list")
     words: list[str] = json.loads(metadata["words"])
     count, width = weights[WEIGHT].shape

@@ -26,7 +26,7 @@ from .clips import (
 )
 
 NONE = -1
-FIELDS = ("colour", "shape", "background", "motion")
+FIELDS: tuple[str, ...] = ("colour", "shape", "background", "motion")
 
 # Area of each shape with radius 1, in the order of SHAPES.
 UNIT_AREAS = (math.pi, (2 * 0.88) ** 2, 3 * math.sqrt(3) * 0.62**2, 4 * math.pi * 0.80 * 0.27)
