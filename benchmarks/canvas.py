@@ -41,7 +41,12 @@ EXTRA = {  # pixels for what a node shows below its widgets
     "SaveImage": 260,
     "SaveVideo": 200,
     "VDiTAttentionMap": 330,
+    "VDiTCapture": 44,  # the line that says what it did
     "VDiTCompareVideos": 330,
+    "VDiTPerturb": 44,
+    "VDiTSkipHeads": 44,
+    "VDiTTemperature": 44,
+    "VDiTTransfer": 44,
 }
 COLOURS = {  # (title, body) as in the front end's own palette
     "ours": ("#323", "#535"),

@@ -126,7 +126,7 @@ TOY = World(
     target="a blue circle falling on a striped background",
     negative="",
     size={"width": 64, "height": 64, "length": 17, "batch_size": 1},
-    sampling={"steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "simple"},
+    sampling={"steps": 20, "cfg": 2.0, "sampler_name": "euler", "scheduler": "simple"},
     seed=7,
 )
 

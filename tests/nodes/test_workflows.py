@@ -12,6 +12,7 @@ import pytest
 from vdit_attention.benchmarks.build_workflows import FOLDER, WORKFLOWS, build
 from vdit_attention.benchmarks.server import ComfyServer, WorkflowFailed
 from vdit_attention.benchmarks.workflow_api import Input, inputs_of, to_prompt, widget_values
+from vdit_attention.vdit_core.host.toy_sampling import SamplerSettings
 
 TOY = [name for name in WORKFLOWS if name.startswith("toy_")]
 WAN = [name for name in WORKFLOWS if name.startswith("wan21_")]
@@ -69,6 +70,15 @@ def test_nothing_overlaps_and_every_node_is_in_a_group(name: str) -> None:
         assert not [pair for pair in combinations(boxes, 2) if overlap(*pair)]
     for box in nodes:
         assert sum(holds(group, box) for group in groups) == 1
+
+
+@pytest.mark.parametrize("name", TOY)
+def test_samples_as_the_toy_studies_do(name: str) -> None:
+    settings = SamplerSettings()
+    wanted = [settings.steps, settings.cfg, settings.sampler, settings.scheduler]
+    for node in load(name)["nodes"]:
+        if node["type"] == "KSampler":
+            assert node["widgets_values"][2:6] == wanted
 
 
 @pytest.mark.parametrize("name", WAN)
