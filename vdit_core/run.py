@@ -240,5 +240,6 @@ class Run:
         return (
             f"{spec.asker.name}: nothing happened at {where}. The sampler made {seen} calls, this "
             f"node wants branch {spec.branch!r} (with cfg 1 there is no uncond call). If that is "
-            "not it, another node replaces these layers; take it out or choose other layers"
+            "not it, another node replaces these layers or skips these steps (step caches do); "
+            "take it out, or choose other layers or steps"
         )

@@ -157,7 +157,8 @@ def test_a_layer_that_another_pack_skips_is_an_error_with_its_name(model: ModelP
     assert str(error.value) == (
         "Edit: nothing happened at blocks.1.self_attn. The sampler made cond, uncond calls, this "
         "node wants branch 'both' (with cfg 1 there is no uncond call). If that is not it, another "
-        "node replaces these layers; take it out or choose other layers"
+        "node replaces these layers or skips these steps (step caches do); take it out, or choose "
+        "other layers or steps"
     )
 
 

@@ -116,6 +116,7 @@ class _Place:
 
 def _override(run: Run, place: _Place, previous: Attention | None, guider: Any) -> Attention:
     """The attention override of this run, around whatever override was there before."""
+    sigma = _Sigma()
 
     def override(function: Attention, *args: Any, **kwargs: Any) -> Tensor:
         inner = function if previous is None else partial(previous, function)
@@ -127,12 +128,24 @@ def _override(run: Run, place: _Place, previous: Attention | None, guider: Any) 
         chunks = _branches(options, guider)
         items = operands.batch // len(chunks)
         branches = tuple(branch for branch in chunks for _ in range(items))
-        sigma = float(options["sigmas"].flatten()[0])
-        call = run.call(site, sigma, branches, tuple(range(items)) * len(chunks))
+        call = run.call(site, sigma(options["sigmas"]), branches, tuple(range(items)) * len(chunks))
         out = run.attend(call, operands.read(run.layout, options))
         return inner(*args, **kwargs) if out is None else operands.written(out)
 
     return override
+
+
+class _Sigma:
+    """Reads the noise level once per model evaluation; on a GPU each reading waits for it."""
+
+    def __init__(self) -> None:
+        self._tensor: Tensor | None = None
+        self._value = 0.0
+
+    def __call__(self, sigmas: Tensor) -> float:
+        if sigmas is not self._tensor:
+            self._tensor, self._value = sigmas, float(sigmas.flatten()[0])
+        return self._value
 
 
 class _Operands:
