@@ -11,6 +11,7 @@ import argparse
 import importlib
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -72,7 +73,10 @@ def run_apart(name: str, quick: bool) -> tuple[list[dict[str, Any]], float]:
         answer = Path(folder) / "checks.json"
         command = [sys.executable, "-m", f"{PACKAGE}.checks", name, "--out", str(answer)]
         done = subprocess.run(
-            [*command, *(["--quick"] if quick else [])], capture_output=True, text=True
+            [*command, *(["--quick"] if quick else [])],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},  # these small tensors gain nothing by more
         )
         if done.returncode or not answer.exists():
             tail = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
