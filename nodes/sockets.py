@@ -64,4 +64,4 @@ def window(start_percent: float, end_percent: float) -> Window:
 
 def asker(node: type[io.ComfyNode]) -> Asker:
     """The node as it is called in messages, and where to show them."""
-    return Asker(node.GET_SCHEMA().display_name, node.hidden.unique_id)
+    return Asker(node.define_schema().display_name, node.hidden.unique_id)
