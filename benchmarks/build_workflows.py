@@ -60,15 +60,15 @@ def load_record(canvas: Canvas, world: World) -> None:
         _draw(canvas, record, None, title, name, layer="-1", head="all")
 
 
-def transfer(canvas: Canvas, world: World, note: str) -> None:
-    """A target prompt that uses the attention maps of a source prompt."""
+def transfer(canvas: Canvas, world: World, note: str, layers: str) -> None:
+    """A target prompt that uses the attention maps of a source prompt in some layers."""
     prompts = {"Source prompt": world.prompt, "Target prompt": world.target}
     stage = Stage(canvas, world, note, prompts)
     source, target = stage.prompts
     with canvas.group("Source and target in one batch", colour="ours"):
         pair = canvas.add("VDiTPairPrompts", source=source, target=target)["CONDITIONING"]
         latent = canvas.add("VDiTPairLatent", latent=stage.latent)["LATENT"]
-        model = canvas.add("VDiTTransfer", model=stage.model)["MODEL"]
+        model = canvas.add("VDiTTransfer", model=stage.model, layers=layers)["MODEL"]
     with canvas.group("Sample the pair") as sampling:
         halves = canvas.add("VDiTSplitPair", latent=stage.sample(model, pair, latent))
     with canvas.group("The source", across=True, colour="result") as first:
@@ -129,7 +129,7 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
     "toy_text_to_video": lambda c: text_to_video(c, TOY),
     "toy_attention_maps": lambda c: attention_maps(c, TOY, notes.ATTENTION_MAPS, 320, "3"),
     "toy_load_record": lambda c: load_record(c, TOY),
-    "toy_transfer": lambda c: transfer(c, TOY, notes.TRANSFER),
+    "toy_transfer": lambda c: transfer(c, TOY, notes.TRANSFER, "1-4"),
     "toy_temperature": lambda c: variants(
         c, TOY, notes.TEMPERATURE, at_temperatures(0.5, 1.0, 1.5, 3.0)
     ),
@@ -155,7 +155,7 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
         ],
     ),
     "wan21_attention_maps": lambda c: attention_maps(c, WAN21, notes.WAN_ATTENTION_MAPS, 216, "3"),
-    "wan21_transfer": lambda c: transfer(c, WAN21, notes.WAN_TRANSFER),
+    "wan21_transfer": lambda c: transfer(c, WAN21, notes.WAN_TRANSFER, "all"),
     "wan21_temperature": lambda c: variants(
         c, WAN21, notes.WAN_TEMPERATURE, at_temperatures(0.8, 1.0, 1.2)
     ),

@@ -41,13 +41,14 @@ Run **toy_attention_maps** first: its VDiT Save Record writes the file this work
 
 TRANSFER = f"""{TOY}## One video's structure, another's words
 
-Source and target are sampled **side by side from the same noise**. In every layer the target uses
-the source's attention map: who looks at whom comes from the source, what is seen from the target.
+Source and target are sampled **side by side from the same noise**. In layers 1 to 4 the target
+uses the source's attention map: who looks at whom comes from the source, what is seen from the
+target. This tiny model breaks when all its layers are transferred at once.
 
-**Look at** the edited video: the source's object, path and background, in the target's colour.
-The target prompt alone (below) goes its own way.
+**Look at** the edited video beside the target prompt alone: the target's colour in both, the path
+drawn towards the source's in the first.
 
-**Try** `layers` = `0` or `3-5`, a lower `strength`, or a target prompt with another shape.
+**Try** `layers` = `all`, `0` or `3-5`, a lower `strength`, or a target prompt with another shape.
 """
 
 TEMPERATURE = f"""{TOY}## One number inside the softmax
