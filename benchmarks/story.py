@@ -37,8 +37,8 @@ CHAPTERS = (
         "toy_transfer",
         "Keep one video's structure, take another's words",
         f"Source: “{TOY.prompt}”. Target: “{TOY.target}”. Both start from the same noise. In the "
-        "edited video the target prompt uses the source's attention maps in layers 1 to 4: who looks "
-        "at whom is the source's, what is seen is the target's. Beside it, the target prompt alone.",
+        "edited video the target prompt uses the source's attention maps in layers 1 to 4: who "
+        "looks at whom is the source's, what is seen the target's. Beside it, the target alone.",
         more="Frame by frame, with differences",
     ),
     Chapter(
