@@ -29,7 +29,7 @@ from .workflow_api import Json, WorkflowError, to_prompt
 
 DESCRIPTION = "Run the whole loop on the toy model and leave a gallery."
 TIMED = "cost"  # its numbers are times, which other work would spoil
-LONGEST = ("transfer", "toy_world")
+LONGEST = ("transfer_near", "transfer_far", "toy_world")
 TOY_WORKFLOWS = [name for name in WORKFLOWS if name.startswith("toy_")]
 
 

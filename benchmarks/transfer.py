@@ -16,19 +16,19 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...vdit_core.edits.transfer import PairTransfer
-from ...vdit_core.host.comfy import attach, layout_of
-from ...vdit_core.host.toy_sampling import SamplerSettings, decode_clips, sample_latents
-from ...vdit_core.host.toy_world import load_toy_world
-from ...vdit_core.program import Asker, Edit
-from ...vdit_core.selection import every_layer, parse_selection
-from ...vdit_core.toy.clips import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Scene, random_scenes
-from ...vdit_core.toy.reading import Reading, background_distance, read, track_distance
-from ..checks import Check
+from ..vdit_core.edits.transfer import PairTransfer
+from ..vdit_core.host.comfy import attach, layout_of
+from ..vdit_core.host.toy_sampling import SamplerSettings, decode_clips, sample_latents
+from ..vdit_core.host.toy_world import load_toy_world
+from ..vdit_core.program import Asker, Edit
+from ..vdit_core.selection import every_layer, parse_selection
+from ..vdit_core.toy.clips import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Scene, random_scenes
+from ..vdit_core.toy.reading import Reading, background_distance, read, track_distance
+from .checks import Check
 
 FIRST_SEED = 90_000
 AT_ONCE = 8  # pairs per sampling
-STEPS = 12
+STEPS = 8
 SIZES = {
     "colour": len(COLOURS),
     "shape": len(SHAPES),
@@ -59,13 +59,12 @@ class Outcome:
 
 
 @torch.inference_mode()
-def run(quick: bool = False) -> list[Check]:
-    """All measurements as checks."""
+def study(kind: str, quick: bool) -> list[Check]:
+    """All measurements on one kind of pairs."""
     count = 8 if quick else 32
     checks: list[Check] = []
-    for kind in ("near", "far"):
-        for name, outcome in outcomes(make_pairs(kind, count)).items():
-            checks += _checks(f"transfer, {kind} pairs, {name}", outcome, count)
+    for name, outcome in outcomes(make_pairs(kind, count)).items():
+        checks += _checks(f"transfer, {kind} pairs, {name}", outcome, count)
     return checks
 
 
@@ -147,7 +146,10 @@ def _checks(name: str, outcome: Outcome, count: int) -> list[Check]:
         ("words of the source prompt shown", outcome.source_words, "share"),
         ("words of the target prompt shown", outcome.target_words, "share"),
     ]
-    return [Check(f"{name}: {what}", value, unit, note=note) for what, value, unit in values]
+    return [
+        Check(f"{name}: {what}", value, unit, group="transfer", note=note)
+        for what, value, unit in values
+    ]
 
 
 @torch.inference_mode()
