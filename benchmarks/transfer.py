@@ -28,7 +28,7 @@ from .checks import Check
 
 FIRST_SEED = 90_000
 AT_ONCE = 8  # pairs per sampling
-STEPS = 8
+STEPS = 6
 SIZES = {
     "colour": len(COLOURS),
     "shape": len(SHAPES),
