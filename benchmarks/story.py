@@ -98,10 +98,15 @@ SECTIONS = (
         "Videos of held-out seeds, read back by a program, beside what chance would give.",
     ),
     Section(
-        "transfer",
-        "What does transfer keep, what does it change?",
-        "Pairs that differ in one word (near) or in all words (far). Distance to the source video, "
-        "and the share of each prompt's words that the edited video shows.",
+        "transfer_near",
+        "What does transfer keep when one word differs?",
+        "Distance to the source video, and the share of each prompt's words that the edited video "
+        "shows. The target differs from the source in the colour only.",
+    ),
+    Section(
+        "transfer_far",
+        "And when every word differs?",
+        "The same for pairs whose colour, shape, background and motion all differ.",
     ),
     Section(
         "comparison",

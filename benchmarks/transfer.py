@@ -146,10 +146,7 @@ def _checks(name: str, outcome: Outcome, count: int) -> list[Check]:
         ("words of the source prompt shown", outcome.source_words, "share"),
         ("words of the target prompt shown", outcome.target_words, "share"),
     ]
-    return [
-        Check(f"{name}: {what}", value, unit, group="transfer", note=note)
-        for what, value, unit in values
-    ]
+    return [Check(f"{name}: {what}", value, unit, note=note) for what, value, unit in values]
 
 
 @torch.inference_mode()
