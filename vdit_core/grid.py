@@ -53,3 +53,23 @@ class TokenGrid:
             return frame * size // self.frames
         each = min(size // self.frames, per_frame)
         return frame * each + place * each // per_frame
+
+    def distances(self) -> Tensor:
+        """Distance in tokens between the places of a frame, Euclidean, rounded. [R·C, R·C]."""
+        place = torch.arange(self.rows * self.cols)
+        row, col = place // self.cols, place % self.cols
+        return torch.hypot(
+            (row[:, None] - row).float(), (col[:, None] - col).float()
+        ).round_().long()
+
+    def window(self, first: int, last: int) -> TokenGrid:
+        """The same sequence with only frames first … last as video."""
+        if not 0 <= first <= last < self.frames:
+            raise ValueError(
+                f"frames: got {first} to {last}, but there are latent frames 0 to {self.frames - 1}"
+            )
+        each = self.rows * self.cols
+        before, after = first * each, (self.frames - 1 - last) * each
+        return TokenGrid(
+            last - first + 1, self.rows, self.cols, self.prefix + before, self.suffix + after
+        )

@@ -38,11 +38,29 @@ class MapMix:
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """Blocks of `size` queries × `size` keys. kept: [B, H, nq, nk] bool, None = by this map's mass.
+
+    reuse: for how many steps a choice of blocks may serve.
+    """
+
+    size: int = 64
+    reuse: int = 1
+    kept: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Threshold:
-    """Drop the smallest weights. rate: [B, H], the share of a head's weights to drop, 0 = none."""
+    """Drop the smallest weights of a head. rate: [B, H], the share to drop; 0 leaves it dense.
+
+    weights: [B, H] below which a weight is dropped; None = the quantile `rate` of this very map.
+    blocks: whole blocks of queries × keys are dropped instead, those of least mass.
+    """
 
     rate: Tensor
     renormalize: bool = True
+    weights: Tensor | None = None
+    blocks: Blocks | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +79,17 @@ class AttentionPlan:
     @property
     def empty(self) -> bool:
         return all(getattr(self, field.name) is None for field in fields(self))
+
+    def of_heads(self, heads: Tensor) -> AttentionPlan:
+        """The plan of some heads only, [n] int64."""
+        source, mix, thin = self.source, self.map, self.threshold
+        return AttentionPlan(
+            source and replace(source, strength=source.strength[:, heads]),
+            _of(self.temperature, heads),
+            mix and MapMix(mix.identity[:, heads], mix.uniform[:, heads]),
+            thin and replace(thin, rate=thin.rate[:, heads], weights=_of(thin.weights, heads)),
+            _of(self.gate, heads),
+        )
 
     def scaled(self, temperature: Tensor) -> AttentionPlan:
         """Multiply the temperatures by [B, H]."""
@@ -99,3 +128,7 @@ class AttentionPlan:
 
 
 UNTOUCHED = AttentionPlan()
+
+
+def _of(values: Tensor | None, heads: Tensor) -> Tensor | None:
+    return None if values is None else values[:, heads]

@@ -51,7 +51,11 @@ class Edit:
 
 @dataclass(frozen=True)
 class Capture:
-    """Measure the maps of chosen heads at chosen steps into a record."""
+    """Measure the maps of chosen heads at chosen steps into a record.
+
+    more: which further statistics, names of MORE_KEPT. frames: which latent frames the maps show,
+    a run of them. tau, rate: see Measures.
+    """
 
     asker: Asker
     where: HeadList
@@ -59,6 +63,10 @@ class Capture:
     record: Record
     branch: str = "both"
     map_size: int = 64
+    more: tuple[str, ...] = ()
+    frames: Selection | None = None
+    tau: float = 0.3
+    rate: float = 0.5
 
     def __post_init__(self) -> None:
         check_branch(self.branch)

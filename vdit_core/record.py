@@ -13,16 +13,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .attention import MapMeasures
+from .attention.results import KEPT, MapMeasures
 from .grid import TokenGrid
 
-VERSION = 1
-MEASURES = tuple(MapMeasures.__dataclass_fields__)
+VERSION = 2  # 1 lacked window, tau, rate and the measures after lse_max
 
 
 @dataclass(frozen=True)
 class Header:
-    """What all measurements of one run share. sigmas: the schedule, one per step and the end."""
+    """What all measurements of one run share. sigmas: the schedule, one per step and the end.
+
+    window: first and last latent frame of the maps, None for all. tau, rate: see Measures.
+    """
 
     family: str
     layers: int
@@ -30,10 +32,18 @@ class Header:
     grid: TokenGrid
     map_size: int
     sigmas: tuple[float, ...]
+    window: tuple[int, int] | None = None
+    tau: float | None = None
+    rate: float | None = None
 
     @property
     def steps(self) -> int:
         return len(self.sigmas) - 1
+
+    @property
+    def map_grid(self) -> TokenGrid:
+        """The part of the grid that the maps show."""
+        return self.grid if self.window is None else self.grid.window(*self.window)
 
     @property
     def model(self) -> str:
@@ -113,7 +123,9 @@ def save_record(data: RecordData, path: Path) -> None:
     labels: list[dict[str, Any]] = []
     for index, m in enumerate(data.measurements):
         labels.append({k: v for k, v in vars(m).items() if k != "measures"})
-        tensors |= {f"{index}.{n}": getattr(m.measures, n).contiguous() for n in MEASURES}
+        for name, value in vars(m.measures).items():
+            if value is not None:
+                tensors[f"{index}.{name}"] = value.contiguous()
     text = json.dumps({"version": VERSION, "header": asdict(data.header), "measurements": labels})
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -142,10 +154,19 @@ def load_record(path: Path) -> RecordData:
             )
         header = content["header"]
         header |= {"grid": TokenGrid(**header["grid"]), "sigmas": tuple(header["sigmas"])}
+        if header.get("window"):
+            header["window"] = tuple(header["window"])
+        stored = set(file.keys())
         measurements = tuple(
             Measurement(
                 **(label | {"heads": tuple(label["heads"])}),
-                measures=MapMeasures(*(file.get_tensor(f"{index}.{n}") for n in MEASURES)),
+                measures=MapMeasures(
+                    **{
+                        name: file.get_tensor(f"{index}.{name}")
+                        for name in KEPT
+                        if f"{index}.{name}" in stored
+                    }
+                ),
             )
             for index, label in enumerate(content["measurements"])
         )

@@ -1,6 +1,6 @@
 """The specification: dense maps, one head at a time. Clear before fast, any dtype, for small sizes.
 
-The only file that may build an Lq × Lk tensor. Tests run it in float64.
+Only this file and reference_measures.py may hold an Lq × Lk tensor. Tests run them in float64.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def reference_maps(
     """The map M of every head, [B, H, Lq, Lk], rows sum to 1 unless weights were dropped."""
     batch, heads, queries, _ = q.shape
     keys = k.shape[2]
-    bias = _bias(mask, (batch, heads, queries, keys), q)
+    bias = as_numbers(mask, (batch, heads, queries, keys), q)
     maps = q.new_empty(batch, heads, queries, keys)
     for b in range(batch):
         for h in range(heads):
@@ -44,18 +44,50 @@ def reference_maps(
     return maps
 
 
+def reference_scores(
+    q: Tensor,
+    k: Tensor,
+    plan: AttentionPlan,
+    *,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """S / T with the mask added, [B, H, Lq, Lk]; the source's where a head follows it in full."""
+    bias = as_numbers(mask, (*q.shape[:3], k.shape[2]), q)
+    scores = q.new_empty(bias.shape)
+    for b in range(q.shape[0]):
+        for h in range(q.shape[1]):
+            follows = plan.source is not None and plan.source.strength[b, h].item() == 1
+            row = int(plan.source.rows[b]) if plan.source is not None and follows else b
+            scores[b, h] = _scores(q, k, bias, plan, scale, row, b, h)
+    return scores
+
+
+def _scores(
+    q: Tensor,
+    k: Tensor,
+    bias: Tensor,
+    plan: AttentionPlan,
+    scale: float | None,
+    row: int,
+    b: int,
+    h: int,
+) -> Tensor:
+    """Scores of `row`, at the temperature of row b."""
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    temperature = 1.0 if plan.temperature is None else plan.temperature[b, h].item()
+    return factor * q[row, h] @ k[row, h].T / temperature + bias[row, h]
+
+
 def _one_map(
     q: Tensor, k: Tensor, bias: Tensor, plan: AttentionPlan, scale: float | None, b: int, h: int
 ) -> Tensor:
     def softmax_of(row: int) -> Tensor:
-        factor = q.shape[-1] ** -0.5 if scale is None else scale
-        temperature = 1.0 if plan.temperature is None else plan.temperature[b, h].item()
-        scores = factor * q[row, h] @ k[row, h].T / temperature + bias[row, h]
-        weights = scores.softmax(-1)
-        if plan.threshold is None:
+        weights = _scores(q, k, bias, plan, scale, row, b, h).softmax(-1).nan_to_num(0)
+        if plan.threshold is None or not plan.threshold.rate[b, h].item():
             return weights
-        rate = plan.threshold.rate[b, h].item()
-        return _drop_smallest(weights, bias[row, h], rate, plan.threshold.renormalize)
+        threshold = _threshold(weights[torch.isfinite(bias[row, h])], plan, b, h)
+        return _drop_smallest(weights, threshold, plan.threshold.renormalize)
 
     weights = softmax_of(b)
     if plan.source is not None:
@@ -71,15 +103,22 @@ def _one_map(
     if to_identity:
         mixed = mixed + to_identity * torch.eye(*weights.shape, dtype=q.dtype, device=q.device)
     if to_uniform:
-        allowed = (bias[b, h] > torch.finfo(q.dtype).min / 2).to(q.dtype)
-        mixed = mixed + to_uniform * allowed / allowed.sum(-1, keepdim=True)
+        allowed = torch.isfinite(bias[b, h]).to(q.dtype)
+        mixed = mixed + to_uniform * allowed / allowed.sum(-1, keepdim=True).clamp_min(1)
     return mixed
 
 
-def _drop_smallest(weights: Tensor, bias: Tensor, rate: float, renormalize: bool) -> Tensor:
-    """Zero what lies strictly below the head's `rate` quantile, counted over allowed entries."""
-    allowed = weights[bias > torch.finfo(weights.dtype).min / 2]
-    threshold = allowed.sort().values[min(int(rate * allowed.numel()), allowed.numel() - 1)]
+def _threshold(allowed: Tensor, plan: AttentionPlan, b: int, h: int) -> float:
+    """The weight below which a head's weights are dropped: as given, or the quantile."""
+    assert plan.threshold is not None
+    if plan.threshold.weights is not None:
+        return plan.threshold.weights[b, h].item()
+    place = min(int(plan.threshold.rate[b, h].item() * allowed.numel()), allowed.numel() - 1)
+    return allowed.sort().values[place].item() if allowed.numel() else 0.0
+
+
+def _drop_smallest(weights: Tensor, threshold: float, renormalize: bool) -> Tensor:
+    """Zero what lies strictly below the threshold; a row may lose everything."""
     kept = torch.where(weights < threshold, 0.0, weights)
     if not renormalize:
         return kept
@@ -87,11 +126,10 @@ def _drop_smallest(weights: Tensor, bias: Tensor, rate: float, renormalize: bool
     return torch.where(total > 0, kept / total, 0.0)
 
 
-def _bias(mask: Tensor | None, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """The mask as numbers added to the scores, expanded to `shape`."""
+def as_numbers(mask: Tensor | None, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """The mask as numbers added to the scores, −inf where forbidden, expanded to `shape`."""
     if mask is None:
         return like.new_zeros(()).expand(shape)
-    if mask.dtype == torch.bool:
-        blocked = torch.full_like(mask, float("-inf"), dtype=like.dtype)
-        mask = torch.where(mask, 0.0, blocked)
-    return mask.to(like).expand(shape)
+    blocked = ~mask if mask.dtype == torch.bool else mask <= torch.finfo(mask.dtype).min / 2
+    zero = torch.zeros_like(mask, dtype=like.dtype) if mask.dtype == torch.bool else mask.to(like)
+    return zero.masked_fill(blocked, float("-inf")).expand(shape)

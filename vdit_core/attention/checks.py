@@ -1,0 +1,40 @@
+"""What every implementation may rely on: shapes that fit and finite numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_operands(q: Tensor, k: Tensor, v: Tensor | None) -> None:
+    """q [B, H, Lq, D], k [B, H, Lk, D], v [B, H, Lk, Dv]. Raises ValueError with their shapes."""
+    others = [x for x in (k, v) if x is not None]
+    fits = (
+        q.ndim == 4
+        and all(x.ndim == 4 and x.shape[:2] == q.shape[:2] for x in others)
+        and k.shape[3] == q.shape[3]
+        and (v is None or v.shape[2] == k.shape[2])
+    )
+    if not fits or 0 in q.shape or 0 in k.shape:
+        got = ", ".join(str(tuple(x.shape)) for x in (q, *others))
+        raise ValueError(
+            "q, k, v: must be [B, H, L, D] with the same B and H and at least one token, k and v "
+            f"with equal L, got {got}"
+        )
+
+
+def check_mask(mask: Tensor | None, q: Tensor, k: Tensor) -> None:
+    """Raises ValueError unless the mask broadcasts to [B, H, Lq, Lk]."""
+    if mask is None:
+        return
+    wanted = (*q.shape[:3], k.shape[2])
+    fits = mask.ndim == 4 and all(n in (1, w) for n, w in zip(mask.shape, wanted, strict=True))
+    if not fits or mask.shape[3] != wanted[3]:
+        raise ValueError(f"mask: must broadcast to {wanted}, got {tuple(mask.shape)}")
+
+
+def check_finite(**tensors: Tensor | None) -> None:
+    """Raises ValueError naming the tensor that holds NaN or infinity."""
+    for name, tensor in tensors.items():
+        if tensor is not None and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name}: holds NaN or infinity; attention has no meaning there")

@@ -1,0 +1,109 @@
+"""What `measure` gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Statistics of the map M of each chosen batch row and head; what was not asked for is None.
+
+    All but `out` are float32 or float64 and lie where q lies. B and H count chosen rows and heads.
+
+    out: [B, H, Lq, D] M V. lse: [B, H, Lq] log-sum-exp of the scores. entropy: [B, H, Lq] of each
+    row in nats. energy: [B, H] Σ out² (2504.12027, Fig. 4). max_weight: [B, H, Lq] largest weight
+    of each row. column_sums: [B, H, Lk] weight each key receives, summed over queries.
+    coverage: [B, H] largest share of the queries that give one key at least `tau`; coverage_key:
+    [B, H] that key. value_norms: [B, H, 2] norm of V at that key, and its mean elsewhere.
+    threshold: [B, H] the weight at the quantile `rate` of the head's allowed weights;
+    realised_rate: [B, H] share of them strictly below it; mass_lost: [B, H] the share of the mass
+    they hold. mass_curve: [B, H, 2, n] rates, and mass kept at each (see measures/spectrum.py).
+    keys_for_95: [B, H] mean share of a row's allowed keys that hold 95 % of its mass.
+    frame_distance_mass: [B, H, F] and spatial_distance_mass: [B, H, n] mean mass of a video query
+    on video keys by distance in frames, and in tokens of the picture. text_mass: [B, H, T] mean
+    mass on each token of the span "text". pooled_map: [B, H, m, m] mean weight per block of video
+    tokens; other_mass: [B, H, m] mass of its query bins outside the map.
+    """
+
+    out: Tensor | None = None
+    lse: Tensor | None = None
+    entropy: Tensor | None = None
+    energy: Tensor | None = None
+    max_weight: Tensor | None = None
+    column_sums: Tensor | None = None
+    coverage: Tensor | None = None
+    coverage_key: Tensor | None = None
+    value_norms: Tensor | None = None
+    threshold: Tensor | None = None
+    realised_rate: Tensor | None = None
+    mass_lost: Tensor | None = None
+    mass_curve: Tensor | None = None
+    keys_for_95: Tensor | None = None
+    frame_distance_mass: Tensor | None = None
+    spatial_distance_mass: Tensor | None = None
+    text_mass: Tensor | None = None
+    pooled_map: Tensor | None = None
+    other_mass: Tensor | None = None
+
+
+FIELDS = tuple(Measures.__dataclass_fields__)
+NEED_VALUES = frozenset({"out", "energy", "value_norms"})
+NEED_GRID = frozenset({"frame_distance_mass", "spatial_distance_mass", "pooled_map", "other_mass"})
+NEED_TEXT = frozenset({"text_mass"})
+
+
+@dataclass(frozen=True)
+class MapMeasures:
+    """What a record keeps of one call and batch row, all on the CPU; H heads.
+
+    pooled_map, other_mass: as in Measures. entropy, lse_mean, lse_max: [H] over the rows. The rest
+    is as in Measures where it was captured; entropy_rows is [H, Lq], max_weight the mean, [H].
+    """
+
+    pooled_map: Tensor
+    other_mass: Tensor
+    entropy: Tensor
+    lse_mean: Tensor
+    lse_max: Tensor
+    entropy_rows: Tensor | None = None
+    max_weight: Tensor | None = None
+    column_sums: Tensor | None = None
+    coverage: Tensor | None = None
+    coverage_key: Tensor | None = None
+    value_norms: Tensor | None = None
+    threshold: Tensor | None = None
+    realised_rate: Tensor | None = None
+    mass_lost: Tensor | None = None
+    mass_curve: Tensor | None = None
+    keys_for_95: Tensor | None = None
+    frame_distance_mass: Tensor | None = None
+    spatial_distance_mass: Tensor | None = None
+    text_mass: Tensor | None = None
+
+    @classmethod
+    def of(cls, measures: Measures, row: int) -> MapMeasures:
+        """The row-th row of a measurement that holds at least the first five's sources."""
+        found = {k: v[row] for k, v in vars(measures).items() if v is not None}
+        lse, entropy = found.pop("lse"), found.pop("entropy")
+        found |= {"lse_mean": lse.mean(-1, dtype=torch.float64), "lse_max": lse.amax(-1)}
+        found |= {"entropy": entropy.mean(-1, dtype=torch.float64)}
+        if "column_sums" in found:
+            found["entropy_rows"] = entropy
+        if "max_weight" in found:
+            found["max_weight"] = found["max_weight"].mean(-1, dtype=torch.float64)
+        whole = {k: v if v.dtype == torch.int64 else v.float() for k, v in found.items()}
+        return cls(**{k: v.cpu() for k, v in whole.items()})
+
+
+KEPT = tuple(MapMeasures.__dataclass_fields__)
+ALWAYS_KEPT = ("pooled_map", "other_mass", "entropy", "lse")
+MORE_KEPT: dict[str, tuple[str, ...]] = {
+    "sinks": ("column_sums", "coverage", "coverage_key", "value_norms", "max_weight"),
+    "structure": ("frame_distance_mass", "spatial_distance_mass"),
+    "sparsity": ("threshold", "realised_rate", "mass_lost", "mass_curve", "keys_for_95"),
+}

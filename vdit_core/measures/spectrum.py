@@ -1,0 +1,274 @@
+"""What the sizes of the weights say: exact quantile, mass kept against rate, keys for 95 %.
+
+All of it is read off the sorted rows of a tile. The quantile of a head's whole matrix takes one
+pass and little memory (Munro and Paterson 1980): rows come in a fair order, so the rows so far tell
+between which two values the quantile lies; what is below is counted, what is between is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+BLOCK = 64
+IGNORED = float("-inf")
+CURVE = tuple(range(-16, 9, 2))  # weights 2^j / Lk at which the curve is measured
+
+
+class SortedRows:
+    """The weights of a tile in ascending order, behind those that the mask forbids.
+
+    logs: [t, W] not yet divided by the row sums, W a multiple of BLOCK; where Lk is one, the given
+    tensor itself is sorted. ignored: [t] how many at the front do not count. log_total: [t].
+    """
+
+    def __init__(self, logs: Tensor, log_total: Tensor, allowed: Tensor) -> None:
+        lacking = -logs.shape[-1] % BLOCK
+        self.logs = logs if not lacking else pad(logs, (lacking, 0), value=IGNORED)
+        width = self.logs.shape[-1]
+        _sort(self.logs)
+        self.log_total, self.ignored, self.allowed = log_total, width - allowed, allowed
+        self._sums: tuple[Tensor, Tensor] | None = None
+
+    def below(self, log_weights: Tensor) -> Tensor:
+        """How many entries of each row lie strictly below, [t, n]. log_weights: [n] or [t, n]."""
+        wanted = (log_weights + self.log_total[:, None]).contiguous()
+        return torch.searchsorted(self.logs, wanted).maximum(self.ignored[:, None])
+
+    def mass_before(self, count: Tensor) -> Tensor:
+        """Mass of the first `count` entries of each row, as a share of the row. [t, n] float64."""
+        weights, before = self._masses()
+        block = (count // BLOCK).clamp_max(weights.shape[-2] - 1)
+        inner = weights.gather(-2, block[..., None].expand(*block.shape, BLOCK))  # [t, n, BLOCK]
+        place = torch.arange(BLOCK, device=count.device)
+        rest = (count - block * BLOCK)[..., None]
+        part = inner.masked_fill_(place >= rest, 0).sum(-1, dtype=torch.float64)
+        return (before.gather(-1, block) + part) / self.log_total.double().exp()[:, None]
+
+    def keys_for(self, share: float) -> Tensor:
+        """Fewest keys of each row that hold `share` of its mass, as a share of its keys. [t]."""
+        weights, before = self._masses()
+        total = before[:, -1] + weights[:, -1].sum(-1, dtype=torch.float64)
+        spare = (1 - share) * total
+        block = (torch.searchsorted(before, spare[:, None], right=True) - 1).clamp_min(0)
+        inner = weights.gather(-2, block[..., None].expand(*block.shape, BLOCK))[:, 0].double()
+        running = inner.cumsum(-1) + before.gather(-1, block)
+        dropped = block[:, 0] * BLOCK + (running <= spare[:, None]).sum(-1)
+        kept = self.logs.shape[-1] - dropped.maximum(self.ignored)
+        return kept.clamp_min(1) / self.allowed.clamp_min(1)
+
+    def _masses(self) -> tuple[Tensor, Tensor]:
+        """Weights in blocks [t, W / BLOCK, BLOCK], and the sum before each block in float64."""
+        if self._sums is None:
+            weights = self.logs.exp().unflatten(-1, (-1, BLOCK))
+            sums = weights.sum(-1).double()
+            self._sums = weights, sums.cumsum(-1) - sums
+        return self._sums
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """log_weight: the threshold. below, mass: count and sum of the weights strictly below it.
+
+    entries, rows: how many allowed entries there are, and rows that attend anywhere.
+    """
+
+    log_weight: float
+    below: int
+    mass: float
+    entries: int
+    rows: int
+
+    @property
+    def threshold(self) -> float:
+        return math.exp(self.log_weight)
+
+    @property
+    def realised_rate(self) -> float:
+        return self.below / self.entries
+
+    @property
+    def mass_lost(self) -> float:
+        return self.mass / self.rows
+
+
+class Missed(Exception):
+    """The quantile lay outside what was kept: the rows were not the fair sample they should be."""
+
+
+class Selection:
+    """The exact quantile of one head's allowed weights at `rate`, in one pass over fair tiles.
+
+    rows: how many will be added. margin: how many standard errors around the sample quantile are
+    kept; infinite keeps everything.
+    """
+
+    def __init__(self, rate: float, rows: int, margin: float = 6.0) -> None:
+        self.rate, self.rows, self.margin = rate, rows, margin
+        self.bounds: Tensor | None = None  # log weights between which the quantile must lie
+        self.seen = 0  # rows
+        self.attending = 0  # rows that attend anywhere
+        self.entries = 0
+        self.below = 0
+        self.mass = 0.0
+        self.kept: list[_Values] = []
+        self.held = 0
+        self.limit = 0
+
+    def add(self, rows: SortedRows) -> None:
+        first, last = rows.ignored, rows.ignored + rows.allowed
+        if self.bounds is not None:
+            first, last = rows.below(self.bounds).unbind(-1)
+        self.below += int((first - rows.ignored).sum())
+        self.mass += float(rows.mass_before(first[:, None]).nan_to_num(0).sum())
+        values = _between(rows, first, last)
+        self.kept.append(_Values(values))
+        self.held += len(values)
+        self.seen += len(first)
+        self.entries += int(rows.allowed.sum())
+        self.attending += int((rows.allowed > 0).sum())
+        if self.seen < self.rows and self.held > self.limit:
+            self._narrow(rows)
+
+    def result(self) -> Quantile:
+        """Raises Missed."""
+        if not self.entries:  # the mask lets nothing through
+            return Quantile(-math.inf, 0, 0.0, 1, 1)
+        kept = _merged(self.kept)
+        place = kept.place(quantile_place(self.rate, self.entries) - self.below)
+        less = kept[:place]
+        below = self.below + less.entries
+        mass = self.mass + less.mass
+        return Quantile(float(kept.values[place]), below, mass, self.entries, self.attending)
+
+    def _narrow(self, rows: SortedRows) -> None:
+        """Keep only what can still be the quantile of all rows."""
+        kept = _merged(self.kept)
+        target = quantile_place(self.rate, self.entries) - self.below
+        estimate = kept.values[kept.place(target)]
+        shares = (rows.below(estimate[None])[:, 0] - rows.ignored) / rows.allowed.clamp_min(1)
+        spread = float((shares.double() - self.rate).square().mean())
+        reach = self.margin * math.sqrt(spread * (1 / self.seen - 1 / self.rows))
+        away = BLOCK + (int(reach * self.entries) if math.isfinite(reach) else self.entries)
+        start, stop = kept.place(max(target - away, 0)), kept.place(min(target + away, self.held - 1))
+        self.bounds = _widened(kept.values[start], kept.values[stop])
+        dropped = kept[:start]
+        self.below += dropped.entries
+        self.mass += dropped.mass
+        self.kept = [kept[start : stop + 1]]
+        self.held = self.kept[0].entries
+        self.limit = 4 * self.held
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Log weights, and how often each occurs; None = once each."""
+
+    values: Tensor
+    counts: Tensor | None = None
+
+    def __getitem__(self, part: slice) -> _Values:
+        return _Values(self.values[part], None if self.counts is None else self.counts[part])
+
+    @property
+    def entries(self) -> int:
+        return len(self.values) if self.counts is None else int(self.counts.sum())
+
+    @property
+    def mass(self) -> float:
+        weights = self.values.double().exp()
+        return float((weights if self.counts is None else weights * self.counts).sum())
+
+    def place(self, entry: int) -> int:
+        """Index of the first value equal to the entry-th, counted from 0. Raises Missed."""
+        if not 0 <= entry < self.entries:
+            raise Missed
+        if self.counts is not None:
+            return int(torch.searchsorted(self.counts.cumsum(0), entry, right=True))
+        return int(torch.searchsorted(self.values, self.values[entry]))
+
+
+def _merged(parts: list[_Values]) -> _Values:
+    """All values in order. A flat map is few values, each counted, however many entries it has."""
+    values = torch.cat([part.values for part in parts])
+    if all(part.counts is None for part in parts):
+        _sort(values)
+        distinct = values.diff().count_nonzero()
+        if distinct > len(values) // 2:
+            return _Values(values)
+        return _Values(*values.unique_consecutive(return_counts=True))
+    ones = [torch.ones_like(p.values, dtype=torch.int64) for p in parts]
+    counts = torch.cat([one if p.counts is None else p.counts for p, one in zip(parts, ones, strict=True)])
+    values, order = values.sort()
+    once, index = values.unique_consecutive(return_inverse=True)
+    total = torch.zeros_like(once, dtype=torch.int64).index_add_(0, index, counts[order])
+    return _Values(once, total)
+
+
+def _widened(low: Tensor, high: Tensor) -> Tensor:
+    """[2] bounds a few roundings apart, so that a value equal to one of them lies inside."""
+    bounds = torch.stack([low, high])
+    slack = 8 * torch.finfo(bounds.dtype).eps * (bounds.abs() + 16)
+    return bounds + slack * torch.tensor([-1, 1]).to(bounds)
+
+
+def quantile_place(rate: float, entries: int) -> int:
+    """Place of the quantile among `entries` sorted weights, counted from 0."""
+    return min(int(rate * entries), entries - 1)
+
+
+class Curve:
+    """Share of a head's weights below 2^j / Lk and the mass they hold, at each j of CURVE."""
+
+    def __init__(self, keys: int) -> None:
+        self.at = torch.tensor([j * math.log(2) - math.log(keys) for j in CURVE])
+        self.counts = torch.zeros(len(CURVE), dtype=torch.float64)
+        self.masses = torch.zeros(len(CURVE), dtype=torch.float64)
+        self.entries = 0
+        self.rows = 0
+
+    def add(self, rows: SortedRows) -> None:
+        below = rows.below(self.at.to(rows.logs))
+        self.counts += (below - rows.ignored[:, None]).sum(0).cpu()
+        self.masses += rows.mass_before(below).nan_to_num(0).sum(0).cpu()
+        self.entries += int(rows.allowed.sum())
+        self.rows += int((rows.allowed > 0).sum())
+
+    def result(self) -> Tensor:
+        """[2, len(CURVE)]: rate, and share of the mass kept when all below is dropped."""
+        rate = self.counts / max(1, self.entries)
+        return torch.stack([rate, 1 - self.masses / max(1, self.rows)])
+
+
+def _between(rows: SortedRows, first: Tensor, last: Tensor) -> Tensor:
+    """Log weights of the runs first … last of each row, one after the other."""
+    lengths = last - first
+    row = torch.arange(len(first), device=first.device).repeat_interleave(lengths)
+    before = lengths.cumsum(0) - lengths
+    place = torch.arange(len(row), device=row.device) - before[row] + first[row]
+    return rows.logs[row, place] - rows.log_total[row]
+
+
+def _sort(values: Tensor) -> None:
+    """Sort the last axis in place. On a CPU by numpy, whose sort is vectorised (torch's is not)."""
+    if values.device.type != "cpu":
+        values.copy_(values.sort(-1).values)
+        return
+    rows = values.view(-1, values.shape[-1]).numpy()
+    threads = min(torch.get_num_threads(), len(rows))
+    if threads == 1 or rows.size < 2**15:
+        rows.sort(-1)
+        return
+    parts = [rows[i::threads] for i in range(threads)]
+    list(_pool(threads).map(lambda part: part.sort(-1), parts))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "vdit-sort")

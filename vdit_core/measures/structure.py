@@ -1,0 +1,139 @@
+"""Where in the video the weight goes: pooled maps, frame distance, spatial distance, text."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from ..grid import TokenGrid
+
+
+class VideoPart:
+    """The video queries and video keys of a tile, taken once for the states below."""
+
+    def __init__(self, grid: TokenGrid, queries: Tensor, weights: Tensor, share: Tensor) -> None:
+        index = queries - grid.prefix
+        inside = ((index >= 0) & (index < grid.video_tokens)).nonzero()[:, 0]
+        if len(inside) < len(queries):
+            index, weights, share = index[inside], weights[:, inside], share[:, inside]
+        self.index = index  # [t] of the queries, among the video tokens
+        self.share = share  # [G, t]
+        self.weights = weights  # [G, t, Lk]
+        self.grid = grid
+
+    @cached_property
+    def by_frame(self) -> Tensor:
+        """Weights on video keys, [G, t, F, R·C]."""
+        grid = self.grid
+        return self.weights[..., grid.video].unflatten(-1, (grid.frames, grid.rows * grid.cols))
+
+    @cached_property
+    def frames(self) -> Tensor:
+        """Mass on each frame, [G, t, F]."""
+        return self.by_frame.sum(-1) * self.share[..., None]
+
+    def mass(self, keys: slice) -> Tensor:
+        """Mass on a run of keys, [G, t]."""
+        return self.weights[..., keys].sum(-1) * self.share
+
+
+class PooledMap:
+    """Exact block means of the map on a grid's tokens, and the mass on all other keys.
+
+    The grid may be a window of the whole one: some of its frames, the others outside.
+    """
+
+    def __init__(self, grid: TokenGrid, heads: int, size: int, device: torch.device) -> None:
+        self.grid, self.bins = grid, grid.bins(size).to(device)
+        self.counts = torch.bincount(self.bins)
+        per_frame = grid.rows * grid.cols
+        self.frame_bins = self.bins[::per_frame] if grid.frames > size else None
+        self.to_bins = one_hot(self.bins[:per_frame])  # of one frame, [R·C, bins]
+        m = len(self.counts)
+        self.sums = torch.zeros(heads, m, m, dtype=torch.float64, device=device)
+        self.others = torch.zeros(heads, m, dtype=torch.float64, device=device)
+
+    def add(self, part: VideoPart) -> None:
+        rows = self.bins[part.index]
+        self.sums.index_add_(1, rows, self._pooled(part).double())
+        start, stop = self.grid.video.start, self.grid.video.stop
+        others = part.mass(slice(start)) + part.mass(slice(stop, None))
+        self.others.index_add_(1, rows, others.double())
+
+    def _pooled(self, part: VideoPart) -> Tensor:
+        """Mass on each bin, [G, t, m]."""
+        if self.frame_bins is not None:
+            pooled = part.frames.new_zeros(*part.frames.shape[:2], len(self.counts))
+            return pooled.index_add_(2, self.frame_bins, part.frames)
+        each = self.to_bins.shape[1]
+        if self.to_bins.shape[0] % each:
+            pooled = part.by_frame @ self.to_bins.to(part.by_frame)
+        else:
+            pooled = part.by_frame.unflatten(-1, (each, -1)).sum(-1)
+        return pooled.flatten(-2) * part.share[..., None]
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Mean weight per block [G, m, m], and per query bin the mass on other keys [G, m]."""
+        counts = self.counts.double()
+        return self.sums / (counts[:, None] * counts), self.others / counts
+
+
+class FrameDistance:
+    """Mean mass of video queries on video keys by distance in frames."""
+
+    def __init__(self, grid: TokenGrid, heads: int, device: torch.device) -> None:
+        self.grid = grid
+        shape = heads, grid.frames, grid.frames
+        self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
+
+    def add(self, part: VideoPart) -> None:
+        frame = part.index // (self.grid.rows * self.grid.cols)
+        self.sums.index_add_(1, frame, part.frames.double())
+
+    def result(self) -> Tensor:
+        """[G, F], entry d is the mass on frames d before or after the query's own."""
+        frame = torch.arange(self.grid.frames, device=self.sums.device)
+        distance = (frame[:, None] - frame).abs()
+        return _by_distance(self.sums, distance) / self.grid.video_tokens
+
+
+class SpatialDistance:
+    """Mean mass of video queries on video keys by distance in the picture, whatever the frame."""
+
+    def __init__(self, grid: TokenGrid, heads: int, device: torch.device) -> None:
+        self.grid, self.places = grid, grid.rows * grid.cols
+        self.sums = torch.zeros(heads, self.places, self.places, device=device)
+
+    def add(self, part: VideoPart) -> None:
+        places = part.by_frame.sum(-2) * part.share[..., None]
+        self.sums.index_add_(1, part.index % self.places, places.to(self.sums))
+
+    def result(self) -> Tensor:
+        """[G, n], entry d is the mass at a distance of d tokens (Euclidean, rounded)."""
+        return _by_distance(self.sums, self.grid.distances().to(self.sums.device)) / (
+            self.grid.video_tokens
+        )
+
+
+class TextMass:
+    """Mean mass of the queries on each token of a run of keys, [G, T]."""
+
+    def __init__(self, keys: slice, heads: int, device: torch.device) -> None:
+        self.keys, self.rows = keys, 0
+        self.sums = torch.zeros(heads, keys.stop - keys.start, dtype=torch.float64, device=device)
+
+    def add(self, weights: Tensor, share: Tensor) -> None:
+        self.sums += (share[:, None] @ weights[..., self.keys])[:, 0]
+        self.rows += share.shape[1]
+
+    def result(self) -> Tensor:
+        return self.sums / max(1, self.rows)
+
+
+def _by_distance(sums: Tensor, distance: Tensor) -> Tensor:
+    """Sum [G, n, n] over entries of equal distance [n, n]; → [G, distances]."""
+    found = sums.new_zeros(len(sums), int(distance.max()) + 1, dtype=torch.float64)
+    return found.index_add_(1, distance.flatten(), sums.flatten(1).double())
