@@ -16,6 +16,15 @@ from ..vdit_core.selection import parse_selection
 from . import sockets
 
 
+_MORE = {
+    "sinks": "Also measure what each token receives: column sums, coverage of the most attended "
+    "token, norms of the values, and the row entropy of each token.",
+    "structure": "Also measure the mass by distance in frames and in the picture.",
+    "sparsity": "Also measure the exact quantile at `rate`, the mass below it, the mass kept at "
+    "other rates, and the share of keys that hold 95 % of a row's mass. Takes longest.",
+}
+
+
 class VDiTCapture(io.ComfyNode):
     """Measure the attention of a sampling into a record."""
 
@@ -47,6 +56,39 @@ class VDiTCapture(io.ComfyNode):
                     max=512,
                     tooltip="Maps are averaged over blocks to at most this many rows and columns.",
                 ),
+                *(
+                    io.Boolean.Input(name, default=False, optional=True, tooltip=meaning)
+                    for name, meaning in _MORE.items()
+                ),
+                io.Float.Input(
+                    "tau",
+                    default=0.3,
+                    min=0.01,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="sinks: a weight counts as heavy from here on. Our choice; the paper "
+                    "gives no number.",
+                ),
+                io.Float.Input(
+                    "rate",
+                    default=0.7,
+                    min=0.01,
+                    max=0.99,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="sparsity: the share of the weights whose loss is measured.",
+                ),
+                io.String.Input(
+                    "frames",
+                    default="all",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Zoom: which latent frames the maps show, one run of them (0 or 2-4). "
+                    "Fewer frames are shown finer, up to single tokens.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The watched model, for a sampler."),
@@ -57,11 +99,27 @@ class VDiTCapture(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: ModelPatcher, layers: str, heads: str, steps: str, branch: str, map_size: int
+        cls,
+        model: ModelPatcher,
+        layers: str,
+        heads: str,
+        steps: str,
+        branch: str,
+        map_size: int,
+        sinks: bool = False,
+        structure: bool = False,
+        sparsity: bool = False,
+        tau: float = 0.3,
+        rate: float = 0.7,
+        frames: str = "all",
     ) -> io.NodeOutput:
         record = Record()
         chosen, at = sockets.where(layers, heads), parse_selection(steps, "steps")
-        spec = Capture(sockets.asker(cls), chosen, at, record, branch, map_size)
+        asked = {"sinks": sinks, "structure": structure, "sparsity": sparsity}
+        more = tuple(name for name, wanted in asked.items() if wanted)
+        shown = None if frames.strip() == "all" else parse_selection(frames, "frames")
+        asker = sockets.asker(cls)
+        spec = Capture(asker, chosen, at, record, branch, map_size, more, shown, tau, rate)
         return io.NodeOutput(attach(model, spec), record)
 
 

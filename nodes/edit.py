@@ -1,4 +1,4 @@
-"""Nodes that change attention: temperature, skipped heads, perturbed maps."""
+"""Nodes that change attention: temperature, skipped heads, perturbed maps, sparsity."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from comfy_api.latest import io
 
 from ..vdit_core.edits.gate import Skip
 from ..vdit_core.edits.perturb import MAPS, Perturb
+from ..vdit_core.edits.sparsity import MODES, Sparsify
 from ..vdit_core.edits.temperature import Temperature
-from ..vdit_core.host.comfy import attach
+from ..vdit_core.host.comfy import attach, layer_count
 from ..vdit_core.program import Edit
-from ..vdit_core.selection import parse_heads
+from ..vdit_core.selection import parse_heads, parse_values
 from . import sockets
 
 
@@ -152,4 +153,100 @@ class VDiTPerturb(io.ComfyNode):
         return io.NodeOutput(attach(model, spec))
 
 
-NODES = [VDiTTemperature, VDiTSkipHeads, VDiTPerturb]
+class VDiTSparsity(io.ComfyNode):
+    """Drop the smallest attention weights, or the lightest blocks of them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VDiTSparsity",
+            display_name="VDiT Sparsity",
+            category=f"{sockets.CATEGORY}/edit",
+            search_aliases=["sparse attention", "attention sparsity", "quantile mask", "prune"],
+            description="Drop the smallest weights of each head's map, to see what a layer can do "
+            "without. exact and exact two-run show what could be dropped and save no time (two-run "
+            "takes twice as long); block drops whole blocks and is faster on long videos. The node "
+            "says what was dropped, layer by layer. (arXiv 2504.10317, §4.1)",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to change; the input stays as it is."),
+                io.Float.Input(
+                    "sparsity",
+                    default=0.7,
+                    min=0.0,
+                    max=0.99,
+                    step=0.05,
+                    tooltip="The share of each head's weights (of its blocks, in block mode) that "
+                    "is dropped; 0 changes nothing.",
+                ),
+                sockets.layers_input(),
+                sockets.heads_input(),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default="exact",
+                    tooltip="exact: below the quantile of this very map. exact two-run: the model "
+                    "runs dense first, which gives the quantiles (the paper's way). block: blocks "
+                    "of least mass are left out and not computed.",
+                ),
+                io.Boolean.Input(
+                    "renormalize",
+                    default=True,
+                    tooltip="Whether the weights that stay are scaled up to sum to 1 again. The "
+                    "paper does not say; block mode always does.",
+                ),
+                io.String.Input(
+                    "schedule",
+                    default="",
+                    tooltip="Another sparsity for some layers: all=0.7; 44,45=0. Later entries "
+                    "win; layers it does not name take `sparsity`. Empty: the same for all.",
+                ),
+                *sockets.window_inputs(),
+                sockets.branch_input(),
+                io.Int.Input(
+                    "block_size",
+                    default=64,
+                    min=8,
+                    max=512,
+                    advanced=True,
+                    tooltip="block mode: tokens along each side of a block. Larger is faster, "
+                    "smaller loses less.",
+                ),
+                io.Int.Input(
+                    "reuse_steps",
+                    default=4,
+                    min=1,
+                    max=1000,
+                    advanced=True,
+                    tooltip="block mode: for how many steps a choice of blocks serves. Choosing "
+                    "costs about as much as dense attention.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The sparse model, for a sampler.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: ModelPatcher,
+        sparsity: float,
+        layers: str,
+        heads: str,
+        mode: str,
+        renormalize: bool,
+        schedule: str,
+        start_percent: float,
+        end_percent: float,
+        branch: str,
+        block_size: int,
+        reuse_steps: int,
+    ) -> io.NodeOutput:
+        rates = parse_values(schedule).resolve(layer_count(model), sparsity)
+        change = Sparsify(rates, mode, renormalize or mode == "block", block_size, reuse_steps)
+        chosen = sockets.where(layers, heads)
+        window = sockets.window(start_percent, end_percent)
+        spec = Edit(sockets.asker(cls), change, chosen, window, branch)
+        return io.NodeOutput(attach(model, spec))
+
+
+NODES = [VDiTTemperature, VDiTSkipHeads, VDiTPerturb, VDiTSparsity]

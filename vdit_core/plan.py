@@ -54,12 +54,14 @@ class Threshold:
     """Drop the smallest weights of a head. rate: [B, H], the share to drop; 0 leaves it dense.
 
     weights: [B, H] below which a weight is dropped; None = the quantile `rate` of this very map.
+    two_run: the weights are to come from a dense evaluation of the model before this one.
     blocks: whole blocks of queries × keys are dropped instead, those of least mass.
     """
 
     rate: Tensor
     renormalize: bool = True
     weights: Tensor | None = None
+    two_run: bool = False
     blocks: Blocks | None = None
 
 
@@ -83,6 +85,9 @@ class AttentionPlan:
     def of_heads(self, heads: Tensor) -> AttentionPlan:
         """The plan of some heads only, [n] int64."""
         source, mix, thin = self.source, self.map, self.threshold
+        if thin is not None and thin.blocks is not None:
+            blocks = replace(thin.blocks, kept=_of(thin.blocks.kept, heads))
+            thin = replace(thin, blocks=blocks)
         return AttentionPlan(
             source and replace(source, strength=source.strength[:, heads]),
             _of(self.temperature, heads),

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from .attention import Dense, attend, measure
+from .attention import ALWAYS_KEPT, MORE_KEPT, Dense, MapMeasures, attend, measure
 from .grid import TokenGrid
 from .plan import UNTOUCHED, AttentionPlan
 from .program import Asker, Capture, Edit, Program, Spec, Window, chosen_heads
 from .record import Header, Measurement, RecordData
 from .sites import Call, Layout, Site
+from .thinning import Thinned
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ class Run:
         self.measured: dict[Spec, list[Measurement]] = {}
         self.grids: dict[Spec, TokenGrid] = {}
         self.evaluations: Counter[tuple[object, ...]] = Counter()
+        self.rehearsing = False  # a dense evaluation before the one that counts
+        self.thinned = Thinned()
         self._suspects: list[tuple[Tensor, str]] = []
         for spec in self.active:
             self._check(spec, batch)
@@ -92,14 +98,17 @@ class Run:
         """Label one execution of a site."""
         step = self.schedule.step(sigma)
         key = (site, step, branches, items)
-        self.evaluations[key] += 1
+        if not self.rehearsing:
+            self.evaluations[key] += 1
         self.branches.update(branches)
-        return Call(site, step, self.evaluations[key] - 1, sigma, branches, items)
+        return Call(site, step, max(0, self.evaluations[key] - 1), sigma, branches, items)
 
     def attend(self, call: Call, x: Operands) -> Tensor | None:
         """Measure and edit one call: the output [B, H, Lq, D], or None to leave it untouched."""
         plan = self._plan(call)
-        captures = [s for s in self.active if isinstance(s, Capture) and self._wants(s, call)]
+        if plan.threshold is not None:
+            plan = self.thinned.planned(plan, call, x.q, x.k, x.mask, x.scale, self.rehearsing)
+        captures = [s for s in self.active if self._wants(s, call)]
         if plan.empty and not captures:
             return None
         self._check_finite(call, x)
@@ -108,7 +117,25 @@ class Run:
             self._measure(capture, call, plan, x)
         if plan.empty:
             return None
-        return attend(x.q, x.k, x.v, plan, dense=x.dense, mask=x.mask, scale=x.scale)
+        self.poll()
+        report = partial(self.thinned.hear, plan, call)
+        return attend(
+            x.q, x.k, x.v, plan, dense=x.dense, mask=x.mask, scale=x.scale, report=report
+        )
+
+    @property
+    def needs_rehearsal(self) -> bool:
+        """Whether each evaluation of the model must be preceded by a dense one."""
+        return any(isinstance(s, Edit) and s.change.rehearses for s in self.active)
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Within it the model runs without thresholds, which are looked up for the next time."""
+        self.rehearsing = True
+        try:
+            yield
+        finally:
+            self.rehearsing = False
 
     def finish(self) -> None:
         """Seal the records of a sampling that ended well. Raises if something never happened."""
@@ -125,7 +152,10 @@ class Run:
         lines: list[tuple[Asker, str]] = []
         for spec, sites in self.fired.items():
             verb = "measured" if isinstance(spec, Capture) else "changed"
-            lines.append((spec.asker, f"{verb} {sites.total()} calls of {len(sites)} layers"))
+            line = f"{verb} {sites.total()} calls of {len(sites)} layers"
+            if isinstance(spec, Edit) and spec.change.field == "threshold":
+                line += self.thinned.report(sites)
+            lines.append((spec.asker, line))
         return lines
 
     def _is_neutral(self, spec: Spec) -> bool:
@@ -159,7 +189,7 @@ class Run:
                     chosen = chosen & call.target_rows()[:, None]
                 if bool(chosen.any()):
                     plan = spec.change.apply(plan, call, chosen)
-                    self.fired[spec][call.site] += 1
+                    self.fired[spec][call.site] += not self.rehearsing
         return plan
 
     def _applies(self, edit: Edit, call: Call) -> bool:
@@ -170,27 +200,34 @@ class Run:
         heads[list(self.chosen[spec][call.site])] = True
         return call.rows(spec.branch)[:, None] & heads
 
-    def _wants(self, capture: Capture, call: Call) -> bool:
-        here = call.site in self.chosen[capture] and call.step in self.steps[capture]
-        return here and bool(call.rows(capture.branch).any())
+    def _wants(self, spec: Spec, call: Call) -> TypeGuard[Capture]:
+        if not isinstance(spec, Capture) or self.rehearsing:
+            return False
+        here = call.site in self.chosen[spec] and call.step in self.steps[spec]
+        return here and bool(call.rows(spec.branch).any())
 
     def _measure(self, capture: Capture, call: Call, plan: AttentionPlan, x: Operands) -> None:
         grid = self.grids[capture] = x.grid()
         rows: list[int] = call.rows(capture.branch).nonzero()[:, 0].tolist()
         heads = self.chosen[capture][call.site]
-        results = measure(
+        result = measure(
             x.q,
             x.k,
+            x.v,
+            wants=[*ALWAYS_KEPT, *(name for more in capture.more for name in MORE_KEPT[more])],
             grid=grid,
             plan=plan,
             map_size=capture.map_size,
+            window=self._window(capture, grid),
+            tau=capture.tau,
+            rate=capture.rate,
             rows=rows,
             heads=torch.tensor(heads),
             mask=x.mask,
             scale=x.scale,
         )
         site = call.site
-        for row, result in zip(rows, results, strict=True):
+        for index, row in enumerate(rows):
             self.measured[capture].append(
                 Measurement(
                     site.name,
@@ -201,7 +238,7 @@ class Run:
                     call.branches[row],
                     call.items[row],
                     heads,
-                    result,
+                    MapMeasures.of(result, index),
                 )
             )
         self.fired[capture][site] += 1
@@ -215,7 +252,22 @@ class Run:
             self.grids[capture],
             capture.map_size,
             self.schedule.sigmas,
+            self._window(capture, self.grids[capture]),
+            capture.tau,
+            capture.rate,
         )
+
+    def _window(self, capture: Capture, grid: TokenGrid) -> tuple[int, int] | None:
+        """First and last frame the maps show; None for all of them."""
+        if capture.frames is None:
+            return None
+        frames = capture.frames.resolve(grid.frames, "this latent")
+        if not frames or frames[-1] - frames[0] >= len(frames):
+            raise ValueError(
+                f"frames: {capture.frames.text!r} must name one run of latent frames, such as 0 or "
+                f"2-4, of 0 to {grid.frames - 1}"
+            )
+        return None if len(frames) == grid.frames else (frames[0], frames[-1])
 
     def _check_finite(self, call: Call, x: Operands) -> None:
         """Note NaN and inf in Q and K; on a GPU looked at only when the next step begins."""

@@ -5,6 +5,7 @@
     -1  -4--1      counted from the end     !44      all of the others (or taken out of the list)
 
 Heads of several layers: `46:*; 44:3` is every head of layer 46 and head 3 of layer 44.
+A value per layer: `all=0.7; 44,45=0`, where later entries win.
 """
 
 from __future__ import annotations
@@ -123,3 +124,37 @@ def parse_heads(text: str) -> HeadList:
             )
         entries.append((parse_selection(layers, "layers"), parse_selection(heads, "heads")))
     return HeadList(text, tuple(entries))
+
+
+@dataclass(frozen=True)
+class ValueList:
+    """A value for each of some layers: pairs of layer selection and value, later ones win."""
+
+    text: str
+    entries: tuple[tuple[Selection, float], ...]
+
+    def resolve(self, count: int, default: float) -> tuple[float, ...]:
+        """The value of each of `count` layers; `default` where none is named."""
+        values = [default] * count
+        for layers, value in self.entries:
+            for layer in layers.resolve(count):
+                values[layer] = value
+        return tuple(values)
+
+
+def parse_values(text: str) -> ValueList:
+    """Parse `layers=value; layers=value`; an empty text names no layer."""
+    entries: list[tuple[Selection, float]] = []
+    for entry in (part.strip() for part in text.strip().removesuffix(";").split(";") if part):
+        layers, equals, value = entry.partition("=")
+        try:
+            if not equals:
+                raise ValueError
+            number = float(value)
+        except ValueError:
+            raise ValueError(
+                f"schedule: cannot read {entry!r} in {text!r}; write layers=value and separate "
+                "entries with semicolons, such as all=0.7; 44,45=0"
+            ) from None
+        entries.append((parse_selection(layers, "layers"), number))
+    return ValueList(text, tuple(entries))

@@ -3,10 +3,11 @@
 from .api import IMPLEMENTATIONS, attend
 from .folded import Dense
 from .measure import measure
-from .results import MORE_KEPT, MapMeasures, Measures
+from .results import ALWAYS_KEPT, MORE_KEPT, MapMeasures, Measures
 from .thin import Thinning
 
 __all__ = [
+    "ALWAYS_KEPT",
     "IMPLEMENTATIONS",
     "MORE_KEPT",
     "Dense",

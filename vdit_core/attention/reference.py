@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..plan import AttentionPlan
+from ..plan import AttentionPlan, Blocks
 
 
 def reference_attend(
@@ -83,6 +83,9 @@ def _one_map(
     q: Tensor, k: Tensor, bias: Tensor, plan: AttentionPlan, scale: float | None, b: int, h: int
 ) -> Tensor:
     def softmax_of(row: int) -> Tensor:
+        if plan.threshold is not None and plan.threshold.blocks is not None:
+            scores = _scores(q, k, bias, plan, scale, row, b, h)
+            return _in_blocks(scores, plan.threshold.blocks, b, h).softmax(-1).nan_to_num(0)
         weights = _scores(q, k, bias, plan, scale, row, b, h).softmax(-1).nan_to_num(0)
         if plan.threshold is None or not plan.threshold.rate[b, h].item():
             return weights
@@ -106,6 +109,14 @@ def _one_map(
         allowed = torch.isfinite(bias[b, h]).to(q.dtype)
         mixed = mixed + to_uniform * allowed / allowed.sum(-1, keepdim=True).clamp_min(1)
     return mixed
+
+
+def _in_blocks(scores: Tensor, blocks: Blocks, b: int, h: int) -> Tensor:
+    if blocks.kept is None:
+        raise ValueError("blocks: the reference takes blocks that were chosen; give `kept`")
+    kept = blocks.kept[b, h].to(scores.device)
+    kept = kept.repeat_interleave(blocks.size, 0).repeat_interleave(blocks.size, 1)
+    return scores.masked_fill(~kept[: scores.shape[0], : scores.shape[1]], float("-inf"))
 
 
 def _threshold(allowed: Tensor, plan: AttentionPlan, b: int, h: int) -> float:

@@ -1,4 +1,4 @@
-"""Drop the smallest weights of chosen heads, exactly: an oracle, which saves no time."""
+"""Drop the smallest weights of chosen heads: one by one (an oracle, no faster) or by blocks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..measures.spectrum import Missed, Quantile, Selection, SortedRows
-from ..plan import AttentionPlan
+from ..plan import AttentionPlan, Blocks
+from .blocks import block_attend, block_masses, choose_blocks, kept_mass
 from .tiles import HeadGroup, Softmax, heads_at_once
 
 MARGINS = (6.0, 30.0, float("inf"))  # standard errors kept around the quantile; the last is safe
@@ -16,22 +17,31 @@ MARGINS = (6.0, 30.0, float("inf"))  # standard errors kept around the quantile;
 
 @dataclass(frozen=True)
 class Thinning:
-    """What was dropped, each [B, H] float64: the thresholds, and the shares of the allowed weights
-    and of their mass that lay below. Zero where a head is dense."""
+    """What was dropped, each [B, H] float64; zero where a head is dense.
+
+    weights: the thresholds. realised_rate, mass_lost: shares of the allowed weights (of the blocks,
+    in block mode) and of their mass; mass_lost is NaN where an earlier choice of blocks was reused.
+    kept: [B, H, nq, nk] bool, the blocks, in block mode.
+    """
 
     weights: Tensor
     realised_rate: Tensor
     mass_lost: Tensor
+    kept: Tensor | None = None
 
     @classmethod
-    def nothing(cls, batch: int, heads: int) -> Thinning:
-        return cls(*(torch.zeros(batch, heads, dtype=torch.float64) for _ in range(3)))
+    def nothing(cls, batch: int, heads: int, blocks: tuple[int, int] | None = None) -> Thinning:
+        zeros = (torch.zeros(batch, heads, dtype=torch.float64) for _ in range(3))
+        kept = None if blocks is None else torch.ones(batch, heads, *blocks, dtype=torch.bool)
+        return cls(*zeros, kept)
 
     def among(self, heads: Tensor, count: int) -> Thinning:
         """The same for heads that are some of `count`."""
-        whole = Thinning.nothing(len(self.weights), count)
+        blocks = None if self.kept is None else (self.kept.shape[2], self.kept.shape[3])
+        whole = Thinning.nothing(len(self.weights), count, blocks)
         for name, values in vars(whole).items():
-            values[:, heads] = getattr(self, name)
+            if values is not None:
+                values[:, heads] = getattr(self, name)
         return whole
 
 
@@ -46,14 +56,40 @@ def thin(
 ) -> Thinning:
     """Write A V of the heads that the plan thins into out [B, H, Lq, D]; the others stay."""
     assert plan.threshold is not None
-    done = Thinning.nothing(*q.shape[:2])
+    blocks = plan.threshold.blocks
+    counts = None if blocks is None else _block_counts(q, k, blocks)
+    done = Thinning.nothing(*q.shape[:2], counts)
     softmax_only = replace(plan, map=None, gate=None)
     for row in (plan.threshold.rate > 0).any(1).nonzero()[:, 0].tolist():
         thinned = (plan.threshold.rate[row] > 0).nonzero()[:, 0]
         for heads in thinned.split(heads_at_once(q.device, q.shape[2], k.shape[2])):
-            group = thinned_group(q, k, softmax_only, row, heads, mask, scale)
-            _write(out, group, v, done)
+            if blocks is None:
+                _write(out, thinned_group(q, k, softmax_only, row, heads, mask, scale), v, done)
+            else:
+                group = HeadGroup(q, k, softmax_only, row, heads, mask, scale)
+                _write_blocks(out, group, v, plan.threshold.rate[row, heads], blocks, done)
     return done
+
+
+def _block_counts(q: Tensor, k: Tensor, blocks: Blocks) -> tuple[int, int]:
+    return -(-q.shape[2] // blocks.size), -(-k.shape[2] // blocks.size)
+
+
+def _write_blocks(
+    out: Tensor, group: HeadGroup, v: Tensor, rates: Tensor, blocks: Blocks, done: Thinning
+) -> None:
+    if group.source is not None:
+        raise ValueError(
+            "sparsity: block mode cannot be combined with a transfer in part; use strength 1, or "
+            "mode exact"
+        )
+    assert done.kept is not None
+    row, heads, index = group.row, group.heads, group.heads.to(v.device)
+    kept, lost = kept_blocks(group.own, rates, blocks, row, heads)
+    done.mass_lost[row, heads] = lost.cpu()
+    out[row, index] = block_attend(group, v[row, index], kept, blocks.size, out.dtype)
+    done.realised_rate[row, heads] = 1 - kept.double().mean((-2, -1)).cpu()
+    done.kept[row, heads] = kept.cpu()
 
 
 def thinned_group(
@@ -65,20 +101,36 @@ def thinned_group(
     mask: Tensor | None,
     scale: float | None,
 ) -> HeadGroup:
-    """Some heads of one row, with the plan's thresholds or the quantiles of their own maps."""
+    """Some heads of one row, with the plan's thresholds or blocks, or those of their own maps."""
     group = HeadGroup(q, k, plan, row, heads, mask, scale)
     if plan.threshold is None or not bool((plan.threshold.rate[row, heads] > 0).any()):
         return group
-    rates = plan.threshold.rate[row, heads]
+    rates, blocks = plan.threshold.rate[row, heads], plan.threshold.blocks
     for part in group.parts:
+        if blocks is not None:
+            part.kept = kept_blocks(part, rates, blocks, row, heads)[0]
+            part.block = blocks.size
+            continue
         if plan.threshold.weights is None:
-            found = torch.tensor([q.log_weight for q in quantiles(part, rates)])
+            found = torch.tensor([one.log_weight for one in quantiles(part, rates)])
         else:
             found = plan.threshold.weights[row, heads].log()
         found = found.where(rates > 0, -torch.inf)
         part.thresholds = found.to(part.q.device, part.q.dtype)
         part.renormalize = plan.threshold.renormalize
     return group
+
+
+def kept_blocks(
+    softmax: Softmax, rates: Tensor, blocks: Blocks, row: int, heads: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The blocks given or, where none are, chosen by mass, and the mass lost [G], NaN if given."""
+    if blocks.kept is not None:
+        kept = blocks.kept[row, heads].to(softmax.q.device)
+        return kept, torch.full((len(heads),), torch.nan, dtype=torch.float64)
+    masses = block_masses(softmax, blocks.size)
+    kept = choose_blocks(masses, rates)
+    return kept, 1 - kept_mass(masses, kept)
 
 
 def quantiles(softmax: Softmax, rates: Tensor, size: int | None = None) -> list[Quantile]:

@@ -55,10 +55,11 @@ class Tile:
 
 @dataclass
 class Softmax:
-    """softmax(S / T) of a group of heads. thresholds: [G] log weights below which all is dropped.
+    """softmax(S / T) of a group of heads.
 
     q: [G, Lq, D] with the scale in it. keys: [G, D, Lk]. rows, heads: [G] where the mask is looked
-    up. mask: four axes or None.
+    up. mask: four axes or None. thresholds: [G] log weights below which all is dropped. kept:
+    [G, nq, nk] bool, the blocks of `block` queries × `block` keys outside which nothing is seen.
     """
 
     q: Tensor
@@ -68,6 +69,8 @@ class Softmax:
     mask: Tensor | None
     thresholds: Tensor | None = None
     renormalize: bool = True
+    kept: Tensor | None = None
+    block: int = 1
 
     @property
     def queries(self) -> int:
@@ -91,7 +94,7 @@ class Softmax:
 
     def _tile(self, at: Tensor, scores: Tensor, weights: Tensor) -> Tile:
         torch.bmm(self.q[:, at], self.keys, out=scores)
-        bias = self._bias(at)
+        bias = self._with_blocks(self.bias(at), at)
         if bias is not None:
             scores += bias
         largest = scores.amax(-1)
@@ -128,7 +131,14 @@ class Softmax:
         total, mass = left.where(some, 1), some.to(left)
         return replace(tile, total=total, mass=mass, shifted=None, dropped=dropped)
 
-    def _bias(self, at: Tensor) -> Tensor | None:
+    def _with_blocks(self, bias: Tensor | None, at: Tensor) -> Tensor | None:
+        if self.kept is None:
+            return bias
+        kept = self.kept[:, at // self.block].repeat_interleave(self.block, -1)
+        blocks = as_bias(kept[..., : self.keys.shape[-1]], self.q.dtype)
+        return blocks if bias is None else torch.minimum(bias, blocks)
+
+    def bias(self, at: Tensor) -> Tensor | None:
         """The mask of some queries as numbers to add, [G, t or 1, Lk]."""
         if self.mask is None:
             return None
@@ -224,7 +234,7 @@ class HeadGroup:
 
     def _uniform(self, tile: Tile) -> Tensor:
         own = replace(self.own, rows=torch.full_like(self.own.rows, self.row))
-        if (bias := own._bias(tile.queries)) is None:
+        if (bias := own.bias(tile.queries)) is None:
             return torch.full_like(tile.weights[:1, :1], 1 / self.keys).expand(1, 1, self.keys)
         allowed = (bias > LOWEST / 2).to(self.dtype)
         return allowed / allowed.sum(-1, keepdim=True).clamp_min(1)

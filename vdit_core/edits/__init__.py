@@ -14,7 +14,8 @@ class Change(Protocol):
     """What an edit does to the plan of one call.
 
     field: the field of the plan it sets. neutral: changes nothing, so need not run.
-    pairs: it needs a batch of source and target pairs.
+    pairs: it needs a batch of source and target pairs. rehearses: it needs a dense evaluation of
+    the model before each.
     """
 
     @property
@@ -23,6 +24,8 @@ class Change(Protocol):
     def neutral(self) -> bool: ...
     @property
     def pairs(self) -> bool: ...
+    @property
+    def rehearses(self) -> bool: ...
     def apply(self, plan: AttentionPlan, call: Call, chosen: Tensor) -> AttentionPlan:
         """chosen: [B, H] bool, the rows and heads asked for."""
         ...

@@ -18,6 +18,7 @@ class Skip:
     field = "gate"
     neutral = False
     pairs = False
+    rehearses = False
 
     def apply(self, plan: AttentionPlan, call: Call, chosen: Tensor) -> AttentionPlan:
         return plan.gated(torch.where(chosen, 0.0, 1.0))

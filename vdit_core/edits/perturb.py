@@ -21,6 +21,7 @@ class Perturb:
     strength: float
     field = "map"
     pairs = False
+    rehearses = False
 
     def __post_init__(self) -> None:
         if self.map not in MAPS:

@@ -19,6 +19,7 @@ class Temperature:
     value: float
     field = "temperature"
     pairs = False
+    rehearses = False
 
     def __post_init__(self) -> None:
         if not (self.value > 0 and math.isfinite(self.value)):

@@ -19,6 +19,7 @@ class PairTransfer:
     region: Region = "all"
     field = "source"
     pairs = True
+    rehearses = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:

@@ -16,7 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..models import find_layout
-from ..program import Asker, Edit, Program, Spec, chosen_heads, conflicts
+from ..program import EDITED, Asker, Edit, Program, Spec, chosen_heads, conflicts
 from ..run import Operands, Run, Schedule
 from ..sites import Layout, Site
 
@@ -48,6 +48,11 @@ def attach(model: ModelPatcher, spec: Spec) -> ModelPatcher:
 def layout_of(model: ModelPatcher) -> Layout:
     """The layout of the diffusion model inside a patcher."""
     return find_layout(model.model.diffusion_model)
+
+
+def layer_count(model: ModelPatcher) -> int:
+    """How many layers a layer text may name."""
+    return len(layout_of(model).of_kind(EDITED))
 
 
 def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -85,7 +90,18 @@ def installed(run: Run, guider: Any) -> Iterator[None]:
         guider.model_options = comfy.model_patcher.create_model_options_clone(original)
         options = guider.model_options["transformer_options"]
         options[OVERRIDE_KEY] = _override(run, place, options.get(OVERRIDE_KEY), guider)
+        if run.needs_rehearsal:
+            kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+            rehearsed = partial(_rehearsed, run)
+            comfy.patcher_extension.add_wrapper_with_key(kind, WRAPPER_KEY, rehearsed, options)
         yield
+
+
+def _rehearsed(run: Run, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """APPLY_MODEL wrapper: the model runs twice, first dense, for the thresholds of the second."""
+    with run.rehearsal():
+        executor(*args, **kwargs)
+    return executor(*args, **kwargs)
 
 
 def _other_override(guider: Any) -> str:
