@@ -15,7 +15,6 @@ from ..vdit_core.record import Record, load_record, save_record
 from ..vdit_core.selection import parse_selection
 from . import sockets
 
-
 _MORE = {
     "sinks": "Also measure what each token receives: column sums, coverage of the most attended "
     "token, norms of the values, and the row entropy of each token.",

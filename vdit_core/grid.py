@@ -58,9 +58,9 @@ class TokenGrid:
         """Distance in tokens between the places of a frame, Euclidean, rounded. [R·C, R·C]."""
         place = torch.arange(self.rows * self.cols)
         row, col = place // self.cols, place % self.cols
-        return torch.hypot(
-            (row[:, None] - row).float(), (col[:, None] - col).float()
-        ).round_().long()
+        return (
+            torch.hypot((row[:, None] - row).float(), (col[:, None] - col).float()).round_().long()
+        )
 
     def window(self, first: int, last: int) -> TokenGrid:
         """The same sequence with only frames first … last as video."""

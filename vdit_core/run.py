@@ -119,9 +119,7 @@ class Run:
             return None
         self.poll()
         report = partial(self.thinned.hear, plan, call)
-        return attend(
-            x.q, x.k, x.v, plan, dense=x.dense, mask=x.mask, scale=x.scale, report=report
-        )
+        return attend(x.q, x.k, x.v, plan, dense=x.dense, mask=x.mask, scale=x.scale, report=report)
 
     @property
     def needs_rehearsal(self) -> bool:

@@ -123,6 +123,5 @@ def _thresholds(
                 mask=mask,
                 scale=scale,
             )
-            assert some.threshold is not None
-            found[row, heads] = some.threshold[0].double().cpu()
+            found[row, heads] = some["threshold"][0].double().cpu()
     return found

@@ -10,7 +10,7 @@ from torch import Tensor
 from vdit_attention.tests.oracle import Case, assert_as_good_as_torch, no_wish, wish_of
 from vdit_attention.vdit_core.attention import attend
 from vdit_attention.vdit_core.attention.reference import reference_attend
-from vdit_attention.vdit_core.plan import AttentionPlan, MapMix, Source, Threshold
+from vdit_attention.vdit_core.plan import AttentionPlan, MapMix, Source
 
 LENGTHS = (1, 2, 63, 65, 105)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -213,28 +213,10 @@ def test_the_comparison_notices_one_head_whose_temperature_is_ignored(dtype: tor
     assert_as_good_as_torch(attend(*x, AttentionPlan(temperature=asked)), case)
 
 
-def test_an_implementation_that_was_asked_for_never_falls_back() -> None:
+def test_an_unknown_implementation_is_refused() -> None:
     x = operands(7, torch.float32)
-    thinned = AttentionPlan(threshold=Threshold(torch.full((4, HEADS), 0.5)))
-    for implementation in ("dense", "streaming"):
-        with pytest.raises(ValueError, match=f"{implementation}.* has no threshold"):
-            attend(*x, thinned, implementation=implementation)
-    with pytest.raises(ValueError, match="got 'triton', allowed are auto, dense, streaming, refer"):
-        attend(*x, AttentionPlan(), implementation="triton")
-
-
-def test_a_threshold_drops_the_smallest_weights_of_each_head() -> None:
-    q, k, v = operands(35, torch.float64)
-    rate = table([0.5, 0, 0.9])
-    for renormalize in (True, False):
-        out = attend(q, k, v, AttentionPlan(threshold=Threshold(rate, renormalize)))
-        maps = Case(q, k, v, no_wish(4, HEADS)).true_maps()
-        for b, h in ((0, 0), (1, 2), (3, 1)):
-            ordered = maps[b, h].flatten().sort().values
-            kept = maps[b, h] * (maps[b, h] >= ordered[int(rate[b, h] * ordered.numel())])
-            total = kept.sum(-1, keepdim=True)
-            expected = (kept / total.where(total > 0, 1) if renormalize else kept) @ v[b, h]
-            torch.testing.assert_close(out[b, h], expected, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="got 'fast', allowed are auto, dense, streaming, refer"):
+        attend(*x, AttentionPlan(), implementation="fast")
 
 
 def test_an_identity_map_of_unequal_lengths_is_an_error() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from vdit_attention.vdit_core import record as record_module
 from vdit_attention.vdit_core.attention import MapMeasures
@@ -25,7 +26,8 @@ from vdit_attention.vdit_core.record import (
 
 
 def measures(heads: int) -> MapMeasures:
-    return MapMeasures(*(torch.rand(heads, *shape) for shape in ((3, 3), (3,), (), (), ())))
+    first = [torch.rand(heads, *shape) for shape in ((3, 3), (3,), (), (), ())]
+    return MapMeasures(*first, column_sums=torch.rand(heads, 108), coverage_key=torch.arange(heads))
 
 
 def measurement(layer: int, step: int, branch: str, item: int = 0) -> Measurement:
@@ -51,8 +53,28 @@ def test_what_was_saved_comes_back_equal(tmp_path: Path) -> None:
     assert labels(back) == labels(data)
     for old, new in zip(data.measurements, back.measurements, strict=True):
         for name, tensor in vars(old.measures).items():
-            assert torch.equal(getattr(new.measures, name), tensor), name
+            again = getattr(new.measures, name)
+            assert again is None if tensor is None else torch.equal(again, tensor), name
     assert [p.name for p in path.parent.iterdir()] == ["a.safetensors"]
+
+
+def test_a_record_of_version_1_is_read(tmp_path: Path) -> None:
+    """It had neither window, tau and rate nor the measures after lse_max."""
+    data, path = example(), tmp_path / "a.safetensors"
+    save_record(data, path)
+    with safe_open(path, framework="pt") as file:
+        content = json.loads(file.metadata()["vdit_record"])
+        later = ("column_sums", "coverage_key")
+        names = [n for n in file.keys() if not n.endswith(later)]
+        tensors = {name: file.get_tensor(name) for name in names}
+    content["version"] = 1
+    for name in ("window", "tau", "rate"):
+        del content["header"][name]
+    save_file(tensors, path, metadata={"vdit_record": json.dumps(content)})
+    back = load_record(path)
+    assert back.header == data.header
+    assert labels(back) == labels(data)
+    assert back.measurements[0].measures.column_sums is None
 
 
 def test_an_empty_record_comes_back_empty(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from .tiles import HeadGroup, Softmax
 
 
 def block_masses(softmax: Softmax, size: int) -> Tensor:
-    """Mass of each block, as a share of its queries' rows: [G, nq, nk] float64, exact."""
+    """Mass of each block, summed over its queries: [G, nq, nk] float64, exact."""
     (heads, queries, _), keys = softmax.q.shape, softmax.keys.shape[-1]
     count = -(-queries // size), -(-keys // size)
     sums = softmax.q.new_zeros(heads, *count, dtype=torch.float64)
@@ -22,13 +22,11 @@ def block_masses(softmax: Softmax, size: int) -> Tensor:
             rest = tile.weights[..., whole:].sum(-1, keepdim=True)
             blocks = torch.cat([blocks, rest], -1)
         sums.index_add_(1, tile.queries // size, (blocks * share[..., None]).double())
-    rows = torch.full((count[0],), size, dtype=torch.float64, device=sums.device)
-    rows[-1] = queries - (count[0] - 1) * size
-    return sums / rows[:, None]
+    return sums
 
 
 def choose_blocks(masses: Tensor, rates: Tensor) -> Tensor:
-    """Keep the heaviest blocks of each head, dropping a share `rates` [G] of them; [G, nq, nk] bool.
+    """Keep the heaviest blocks of each head and drop a share `rates` [G]: [G, nq, nk] bool.
 
     Each run of queries keeps its heaviest block, so that no query is left without keys.
     """
@@ -42,7 +40,7 @@ def choose_blocks(masses: Tensor, rates: Tensor) -> Tensor:
 
 
 def kept_mass(masses: Tensor, kept: Tensor) -> Tensor:
-    """Mean share of a row's mass inside the kept blocks, [G] (the last rows may be fewer)."""
+    """Mean share of a row's mass inside the kept blocks, [G]."""
     return (masses * kept).sum((-2, -1)) / masses.sum((-2, -1)).clamp_min(1e-300)
 
 
@@ -59,9 +57,7 @@ def block_attend(
     token = torch.arange(group.keys, device=v.device)
     for head, blocks in enumerate(kept.to(v.device)):
         for index, row in enumerate(blocks):
-            at = torch.arange(
-                index * size, min((index + 1) * size, group.queries), device=v.device
-            )
+            at = torch.arange(index * size, min((index + 1) * size, group.queries), device=v.device)
             chosen = token[row.repeat_interleave(size)[: group.keys]]
             bias = own.bias(at)
             if bias is not None:

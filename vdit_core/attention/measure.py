@@ -47,8 +47,7 @@ def measure(
     A gate is not part of the map. Raises ValueError for arguments that do not fit together and for
     NaN or infinity in q, k or v, naming which.
     """
-    k, v = (x if x is None else grouped(x, q) for x in (k, v))
-    assert k is not None
+    k, v = grouped(k, q), None if v is None else grouped(v, q)
     text = (spans or {}).get("text")
     asked = _wanted(wants, v, grid, text)
     question = Question(asked, grid, text, map_size, window, tau, rate)

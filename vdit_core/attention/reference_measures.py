@@ -70,7 +70,7 @@ def _coverage(view: _View) -> tuple[Tensor, Tensor]:
 
 
 def _value_norms(view: _View) -> Tensor:
-    norms = view.v.norm(dim=-1)
+    norms = view.v.double().norm(dim=-1)
     at = norms.gather(-1, _coverage(view)[1][..., None])[..., 0]
     return torch.stack([at, (norms.sum(-1) - at) / max(1, norms.shape[-1] - 1)], -1)
 

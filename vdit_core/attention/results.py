@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 
-
 @dataclass(frozen=True)
 class Measures:
     """Statistics of the map M of each chosen batch row and head; what was not asked for is None.
@@ -49,6 +48,12 @@ class Measures:
     text_mass: Tensor | None = None
     pooled_map: Tensor | None = None
     other_mass: Tensor | None = None
+
+    def __getitem__(self, field: str) -> Tensor:
+        """A field that was asked for. Raises KeyError for one that was not."""
+        if (value := getattr(self, field)) is None:
+            raise KeyError(f"{field} was not measured; name it in `wants`")
+        return value
 
 
 FIELDS = tuple(Measures.__dataclass_fields__)

@@ -210,7 +210,9 @@ class _Spectrum:
         return {name: self._stacked(values) for name, values in found.items()}
 
     def _stacked(self, values: list[object]) -> Tensor:
-        return torch.stack([torch.as_tensor(x, dtype=torch.float64) for x in values]).to(self.device)
+        return torch.stack([torch.as_tensor(x, dtype=torch.float64) for x in values]).to(
+            self.device
+        )
 
 
 READERS: tuple[tuple[tuple[str, ...], Callable[[_Problem], _Reader]], ...] = (

@@ -31,9 +31,11 @@ class Thinning:
 
     @classmethod
     def nothing(cls, batch: int, heads: int, blocks: tuple[int, int] | None = None) -> Thinning:
-        zeros = (torch.zeros(batch, heads, dtype=torch.float64) for _ in range(3))
+        def zeros() -> Tensor:
+            return torch.zeros(batch, heads, dtype=torch.float64)
+
         kept = None if blocks is None else torch.ones(batch, heads, *blocks, dtype=torch.bool)
-        return cls(*zeros, kept)
+        return cls(zeros(), zeros(), zeros(), kept)
 
     def among(self, heads: Tensor, count: int) -> Thinning:
         """The same for heads that are some of `count`."""
@@ -112,9 +114,10 @@ def thinned_group(
             part.block = blocks.size
             continue
         if plan.threshold.weights is None:
-            found = torch.tensor([one.log_weight for one in quantiles(part, rates)])
+            logs = [one.log_weight for one in quantiles(part, rates)]
+            found = torch.tensor(logs, dtype=torch.float64)
         else:
-            found = plan.threshold.weights[row, heads].log()
+            found = plan.threshold.weights[row, heads].double().log()
         found = found.where(rates > 0, -torch.inf)
         part.thresholds = found.to(part.q.device, part.q.dtype)
         part.renormalize = plan.threshold.renormalize
@@ -139,10 +142,8 @@ def quantiles(softmax: Softmax, rates: Tensor, size: int | None = None) -> list[
         states = [Selection(rate, softmax.queries, margin) for rate in rates.tolist()]
         try:
             for tile in softmax.tiles(size):
-                for state, *rows in zip(
-                    states, tile.logs, tile.log_total, tile.allowed, strict=True
-                ):
-                    state.add(SortedRows(*rows))
+                for head, state in enumerate(states):
+                    state.add(SortedRows(tile.logs[head], tile.log_total[head], tile.allowed[head]))
             return [state.result() for state in states]
         except Missed:
             continue

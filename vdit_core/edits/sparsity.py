@@ -50,7 +50,8 @@ class Sparsify:
         return not any(self.rates)
 
     def apply(self, plan: AttentionPlan, call: Call, chosen: Tensor) -> AttentionPlan:
-        rate = torch.where(chosen, self.rates[call.site.layer], 0.0)
+        wanted = torch.tensor(self.rates[call.site.layer], dtype=torch.float64)
+        rate = torch.where(chosen, wanted, 0.0)
         blocks = Blocks(self.block_size, self.reuse) if self.mode == "block" else None
         new = Threshold(rate, self.renormalize, two_run=self.rehearses, blocks=blocks)
         return plan.thinned(chosen, new)

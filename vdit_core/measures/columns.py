@@ -37,7 +37,7 @@ class ColumnStatistics:
 
 def value_norms(v: Tensor, key: Tensor) -> Tensor:
     """Norm of the value at one key, and the mean norm of all others. v: [G, Lk, D] → [G, 2]."""
-    norms = v.norm(dim=-1)
+    norms = v.double().norm(dim=-1)
     at = norms.gather(-1, key[:, None])[:, 0]
     others = (norms.sum(-1) - at) / max(1, v.shape[1] - 1)
     return torch.stack([at, others], -1)

@@ -156,8 +156,12 @@ class Selection:
         spread = float((shares.double() - self.rate).square().mean())
         reach = self.margin * math.sqrt(spread * (1 / self.seen - 1 / self.rows))
         away = BLOCK + (int(reach * self.entries) if math.isfinite(reach) else self.entries)
-        start, stop = kept.place(max(target - away, 0)), kept.place(min(target + away, self.held - 1))
-        self.bounds = _widened(kept.values[start], kept.values[stop])
+        start = kept.place(max(target - away, 0))
+        stop = kept.place(min(target + away, self.held - 1))
+        low, high = kept.values[start], kept.values[stop]
+        low = low if start else torch.full_like(low, -math.inf)
+        high = high if stop < len(kept.values) - 1 else torch.full_like(high, math.inf)
+        self.bounds = _widened(low, high)
         dropped = kept[:start]
         self.below += dropped.entries
         self.mass += dropped.mass
@@ -204,7 +208,9 @@ def _merged(parts: list[_Values]) -> _Values:
             return _Values(values)
         return _Values(*values.unique_consecutive(return_counts=True))
     ones = [torch.ones_like(p.values, dtype=torch.int64) for p in parts]
-    counts = torch.cat([one if p.counts is None else p.counts for p, one in zip(parts, ones, strict=True)])
+    counts = torch.cat(
+        [one if p.counts is None else p.counts for p, one in zip(parts, ones, strict=True)]
+    )
     values, order = values.sort()
     once, index = values.unique_consecutive(return_inverse=True)
     total = torch.zeros_like(once, dtype=torch.int64).index_add_(0, index, counts[order])
@@ -215,7 +221,7 @@ def _widened(low: Tensor, high: Tensor) -> Tensor:
     """[2] bounds a few roundings apart, so that a value equal to one of them lies inside."""
     bounds = torch.stack([low, high])
     slack = 8 * torch.finfo(bounds.dtype).eps * (bounds.abs() + 16)
-    return bounds + slack * torch.tensor([-1, 1]).to(bounds)
+    return torch.stack([low - slack[0], high + slack[1]])
 
 
 def quantile_place(rate: float, entries: int) -> int:
