@@ -129,7 +129,8 @@ class AttentionPlan:
         """Set the threshold rate where chosen [B, H]; the rest keeps what it had."""
         own = torch.zeros_like(threshold.rate) if self.threshold is None else self.threshold.rate
         rate = torch.where(chosen, threshold.rate, own)
-        return replace(self, threshold=replace(threshold, rate=rate))
+        dense = not bool((rate > 0).any())
+        return replace(self, threshold=None if dense else replace(threshold, rate=rate))
 
 
 UNTOUCHED = AttentionPlan()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .edits import Change
+from .edits.sparsity import Sparsify
 from .record import Record
 from .selection import HeadList, Selection
 from .sites import BRANCHES, Kind, Layout, Site
@@ -110,6 +111,23 @@ def conflicts(program: Program, new: Spec, layout: Layout) -> list[tuple[Asker, 
             messages.append((old.asker, f"overruled in layers {layers}: a later node sets {field}"))
             messages.append((new.asker, f"overrules an earlier node's {field} in layers {layers}"))
     return messages
+
+
+def check_thresholds(program: Program, layout: Layout) -> None:
+    """Raises ValueError for two ways to drop weights in one layer: a call has one way."""
+    edits = [s for s in program if isinstance(s, Edit) and isinstance(s.change, Sparsify)]
+    for index, old in enumerate(edits):
+        for new in edits[index + 1 :]:
+            assert isinstance(old.change, Sparsify) and isinstance(new.change, Sparsify)
+            alike = replace(old.change, rates=new.change.rates) == new.change
+            theirs = chosen_heads(old.where, layout)
+            shared = [s.layer for s in chosen_heads(new.where, layout) if s in theirs]
+            if shared and not alike and _meet(old, new):
+                raise ValueError(
+                    f"{new.asker.name}: layers {', '.join(map(str, shared))} already have another "
+                    f"mode ({old.change.mode}) than this node's ({new.change.mode}), or other "
+                    "settings of it; give both nodes the same, or other layers"
+                )
 
 
 def _meet(a: Edit, b: Edit) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from .attention import ALWAYS_KEPT, MORE_KEPT, Dense, MapMeasures, attend, measure
 from .grid import TokenGrid
 from .plan import UNTOUCHED, AttentionPlan
-from .program import Asker, Capture, Edit, Program, Spec, Window, chosen_heads
+from .program import Asker, Capture, Edit, Program, Spec, Window, check_thresholds, chosen_heads
 from .record import Header, Measurement, RecordData
 from .sites import Call, Layout, Site
 from .thinning import Thinned
@@ -88,6 +88,7 @@ class Run:
         self._suspects: list[tuple[Tensor, str]] = []
         for spec in self.active:
             self._check(spec, batch)
+        check_thresholds(tuple(self.active), layout)
         for spec in program:
             if isinstance(spec, Capture):
                 spec.record.empty()
