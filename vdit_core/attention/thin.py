@@ -12,7 +12,7 @@ from ..plan import AttentionPlan, Blocks
 from .blocks import block_attend, block_masses, choose_blocks, kept_mass
 from .tiles import HeadGroup, Softmax, heads_at_once
 
-MARGINS = (6.0, 30.0, float("inf"))  # standard errors kept around the quantile; the last is safe
+MARGINS = (5.0, 30.0, float("inf"))  # standard errors kept around the quantile; the last is safe
 
 
 @dataclass(frozen=True)

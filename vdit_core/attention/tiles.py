@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..plan import AttentionPlan
 
-CACHE_BYTES = 2**21  # larger tiles leave the processor's cache, smaller ones cost more calls
+CACHE_BYTES = 2**21  # per thread: larger tiles leave the cache, smaller ones cost more calls
 GPU_BYTES = 2**26
 FEWEST = 32  # queries in a tile, for a matrix product worth its name, where memory allows
 LOWEST = -1e30  # the score of a key that may not be attended to; finite, so that 0 · score is 0
@@ -264,7 +264,7 @@ def as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _bytes(device: torch.device) -> int:
     if device.type == "cpu":
-        return CACHE_BYTES
+        return CACHE_BYTES * torch.get_num_threads()
     return min(GPU_BYTES, _free_bytes(device) // 16)
 
 

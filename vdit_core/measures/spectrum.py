@@ -10,66 +10,49 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-BLOCK = 64
-IGNORED = float("-inf")
+SPARE = 64  # entries kept on either side of the quantile beyond what the spread of rows asks
 CURVE = tuple(range(-16, 9, 2))  # weights 2^j / Lk at which the curve is measured
 
 
 class SortedRows:
     """The weights of a tile in ascending order, behind those that the mask forbids.
 
-    logs: [t, W] not yet divided by the row sums, W a multiple of BLOCK; where Lk is one, the given
-    tensor itself is sorted. ignored: [t] how many at the front do not count. log_total: [t].
+    logs: [t, Lk] not yet divided by the row sums; the given tensor itself is sorted. ignored: [t]
+    how many at the front do not count. log_total: [t].
     """
 
     def __init__(self, logs: Tensor, log_total: Tensor, allowed: Tensor) -> None:
-        lacking = -logs.shape[-1] % BLOCK
-        self.logs = logs if not lacking else pad(logs, (lacking, 0), value=IGNORED)
-        width = self.logs.shape[-1]
-        _sort(self.logs)
-        self.log_total, self.ignored, self.allowed = log_total, width - allowed, allowed
-        self._sums: tuple[Tensor, Tensor] | None = None
+        _sort(logs)
+        self.logs, self.log_total, self.allowed = logs, log_total, allowed
+        self.ignored = logs.shape[-1] - allowed
+
+    @cached_property
+    def running(self) -> Tensor:
+        """Mass of each row up to and with each entry, not yet divided, [t, Lk]."""
+        weights = self.logs.exp()
+        return torch.cumsum(weights, -1, out=weights)  # in float64 inside, on a CPU
 
     def below(self, log_weights: Tensor) -> Tensor:
-        """How many entries of each row lie strictly below, [t, n]. log_weights: [n] or [t, n]."""
+        """How many entries of each row lie strictly below, [t, n]. log_weights: [n]."""
         wanted = (log_weights + self.log_total[:, None]).contiguous()
         return torch.searchsorted(self.logs, wanted).maximum(self.ignored[:, None])
 
     def mass_before(self, count: Tensor) -> Tensor:
-        """Mass of the first `count` entries of each row, as a share of the row. [t, n] float64."""
-        weights, before = self._masses()
-        block = (count // BLOCK).clamp_max(weights.shape[-2] - 1)
-        inner = weights.gather(-2, block[..., None].expand(*block.shape, BLOCK))  # [t, n, BLOCK]
-        place = torch.arange(BLOCK, device=count.device)
-        rest = (count - block * BLOCK)[..., None]
-        part = inner.masked_fill_(place >= rest, 0).sum(-1, dtype=torch.float64)
-        return (before.gather(-1, block) + part) / self.log_total.double().exp()[:, None]
+        """Mass of the first `count` entries of each row, as a share of the row. [t, n]"""
+        mass = self.running.gather(-1, (count - 1).clamp_min(0)) * (count > self.ignored[:, None])
+        return mass / self.log_total.exp()[:, None]
 
     def keys_for(self, share: float) -> Tensor:
-        """Fewest keys of each row that hold `share` of its mass, as a share of its keys. [t]."""
-        weights, before = self._masses()
-        total = before[:, -1] + weights[:, -1].sum(-1, dtype=torch.float64)
-        spare = (1 - share) * total
-        block = (torch.searchsorted(before, spare[:, None], right=True) - 1).clamp_min(0)
-        inner = weights.gather(-2, block[..., None].expand(*block.shape, BLOCK))[:, 0].double()
-        running = inner.cumsum(-1) + before.gather(-1, block)
-        dropped = block[:, 0] * BLOCK + (running <= spare[:, None]).sum(-1)
+        """Fewest keys of each row that hold `share` of its mass, as a share of its keys. [t]"""
+        spare = ((1 - share) * self.running[:, -1:]).contiguous()
+        dropped = torch.searchsorted(self.running, spare, right=True)[:, 0]
         kept = self.logs.shape[-1] - dropped.maximum(self.ignored)
         return kept.clamp_min(1) / self.allowed.clamp_min(1)
-
-    def _masses(self) -> tuple[Tensor, Tensor]:
-        """Weights in blocks [t, W / BLOCK, BLOCK], and the sum before each block in float64."""
-        if self._sums is None:
-            weights = self.logs.exp().unflatten(-1, (-1, BLOCK))
-            sums = weights.sum(-1).double()
-            self._sums = weights, sums.cumsum(-1) - sums
-        return self._sums
 
 
 @dataclass(frozen=True)
@@ -109,7 +92,7 @@ class Selection:
     kept; infinite keeps everything.
     """
 
-    def __init__(self, rate: float, rows: int, margin: float = 6.0) -> None:
+    def __init__(self, rate: float, rows: int, margin: float = 5.0) -> None:
         self.rate, self.rows, self.margin = rate, rows, margin
         self.bounds: Tensor | None = None  # log weights between which the quantile must lie
         self.seen = 0  # rows
@@ -126,7 +109,7 @@ class Selection:
         if self.bounds is not None:
             first, last = rows.below(self.bounds).unbind(-1)
         self.below += int((first - rows.ignored).sum())
-        self.mass += float(rows.mass_before(first[:, None]).nan_to_num(0).sum())
+        self.mass += float(rows.mass_before(first[:, None]).sum(dtype=torch.float64))
         values = _between(rows, first, last)
         self.kept.append(_Values(values))
         self.held += len(values)
@@ -155,7 +138,7 @@ class Selection:
         shares = (rows.below(estimate[None])[:, 0] - rows.ignored) / rows.allowed.clamp_min(1)
         spread = float((shares.double() - self.rate).square().mean())
         reach = self.margin * math.sqrt(spread * (1 / self.seen - 1 / self.rows))
-        away = BLOCK + (int(reach * self.entries) if math.isfinite(reach) else self.entries)
+        away = SPARE + (int(reach * self.entries) if math.isfinite(reach) else self.entries)
         start = kept.place(max(target - away, 0))
         stop = kept.place(min(target + away, self.held - 1))
         low, high = kept.values[start], kept.values[stop]
@@ -242,7 +225,7 @@ class Curve:
     def add(self, rows: SortedRows) -> None:
         below = rows.below(self.at.to(rows.logs))
         self.counts += (below - rows.ignored[:, None]).sum(0).cpu()
-        self.masses += rows.mass_before(below).nan_to_num(0).sum(0).cpu()
+        self.masses += rows.mass_before(below).sum(0, dtype=torch.float64).cpu()
         self.entries += int(rows.allowed.sum())
         self.rows += int((rows.allowed > 0).sum())
 
@@ -254,11 +237,8 @@ class Curve:
 
 def _between(rows: SortedRows, first: Tensor, last: Tensor) -> Tensor:
     """Log weights of the runs first … last of each row, one after the other."""
-    lengths = last - first
-    row = torch.arange(len(first), device=first.device).repeat_interleave(lengths)
-    before = lengths.cumsum(0) - lengths
-    place = torch.arange(len(row), device=row.device) - before[row] + first[row]
-    return rows.logs[row, place] - rows.log_total[row]
+    runs = zip(rows.logs, rows.log_total, first.tolist(), last.tolist(), strict=True)
+    return torch.cat([row[start:stop] - total for row, total, start, stop in runs])
 
 
 def _sort(values: Tensor) -> None:
