@@ -16,6 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from ...vdit_core.edits import Change
 from ...vdit_core.edits.gate import Skip
 from ...vdit_core.edits.perturb import Perturb
+from ...vdit_core.edits.sparsity import Sparsify
 from ...vdit_core.edits.temperature import Temperature
 from ...vdit_core.edits.transfer import PairTransfer
 from ...vdit_core.host.comfy import attach
@@ -37,6 +38,7 @@ CHANGES: dict[str, Change] = {
     "VDiTPerturb uniform": Perturb("uniform", 1.0),
     "VDiTPerturb uniform, strength 0.5": Perturb("uniform", 0.5),
     "VDiTSkipHeads, every head": Skip(),
+    "VDiTSparsity block, chosen once": Sparsify((0.7,) * 6, "block", reuse=STEPS),
 }
 
 

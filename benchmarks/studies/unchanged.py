@@ -16,6 +16,7 @@ from torch import Tensor
 from ...vdit_core.edits import Change
 from ...vdit_core.edits.gate import Skip
 from ...vdit_core.edits.perturb import Perturb
+from ...vdit_core.edits.sparsity import Sparsify
 from ...vdit_core.edits.temperature import Temperature
 from ...vdit_core.edits.transfer import PairTransfer
 from ...vdit_core.host.comfy import attach
@@ -32,11 +33,14 @@ ACTIVE: dict[str, Change] = {
     "transfer": PairTransfer(1.0),
     "perturb": Perturb("uniform", 0.5),
     "skip heads": Skip(),
+    "sparsity": Sparsify((0.5,) * 6),
+    "block sparsity": Sparsify((0.5,) * 6, "block", block_size=32, reuse=2),
 }
 NEUTRAL: dict[str, Change] = {
     "temperature 1": Temperature(1.0),
     "transfer, strength 0": PairTransfer(0.0),
     "perturb, strength 0": Perturb("identity", 0.0),
+    "sparsity 0": Sparsify((0.0,) * 6),
 }
 
 
@@ -82,8 +86,9 @@ def _after(
 ) -> list[Check]:
     """The plain model, and the edited one, once an edited sampling has come to this end."""
     model = sampling.model
-    for change in ACTIVE.values():
-        model = _edited(model, change)
+    for name, change in ACTIVE.items():
+        if name != "block sparsity":  # a layer has one way to drop weights
+            model = _edited(model, change)
     whole = sampling(model)
     if _breaks(lambda: sampling(model, callback)) != (ending != "ended"):
         raise RuntimeError(f"the sampling should have {ending}, but it has not")
