@@ -2,6 +2,7 @@
 """Set up what VDiT Attention needs beside it, and run its demo, its tests or ComfyUI itself.
 
   python3 dev.py demo [--out DIR] [--quick]   run the whole loop on the toy model, leave a gallery
+  python3 dev.py bench [--quick] [--json FILE]   time and memory beside torch's own attention
   python3 dev.py test [pytest arguments]      run all tests, or those named
   python3 dev.py ui [--port N] [--no-browser] [ComfyUI arguments]   ComfyUI with the pack in it
   python3 dev.py python ARGUMENTS             Python with ComfyUI and vdit_attention to import
@@ -58,6 +59,9 @@ TOOLS = (  # versions that Python 3.10 still gets
 # The toy models' tensors are so small that torch's threads mostly wait for each other.
 ONE_THREAD = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 
+# Threads that wait by spinning, on cores that other programs use, cost many times the work itself.
+NO_SPINNING = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
+
 BROWSER_NAMES = "chromium chromium-browser google-chrome google-chrome-stable chrome microsoft-edge"
 BROWSER_PLACES = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
@@ -106,6 +110,7 @@ def main(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
     commands = {
         "demo": demo,
+        "bench": bench,
         "test": test,
         "ui": ui,
         "python": python,
@@ -152,6 +157,13 @@ def demo(arguments: list[str]) -> int:
     return set_up().run(["-m", f"{PACK}.benchmarks.demo", *arguments], **ONE_THREAD)
 
 
+def bench(arguments: list[str]) -> int:
+    """Run the benchmark with all of torch's threads; its numbers go to gallery/ like the demo's."""
+    if not any(argument.split("=")[0] == "--json" for argument in arguments):
+        arguments = ["--json", str(REPO / "gallery" / "bench.json"), *arguments]
+    return set_up().run(["-m", f"{PACK}.benchmarks.bench", *arguments], **NO_SPINNING)
+
+
 def test(arguments: list[str]) -> int:
     """Run pytest on the paths given, or on all tests."""
     environment = set_up()
@@ -183,7 +195,7 @@ def show_environment(arguments: list[str]) -> int:
     comfyui = own_comfyui() or pinned_comfyui_folder()
     print(f"ComfyUI      {comfyui_version(comfyui) or 'not set up yet'}  {comfyui}")
     if not (comfyui / "requirements.txt").exists():
-        print("environment  not set up yet; demo, test, ui and python do it")
+        print("environment  not set up yet; demo, bench, test, ui and python do it")
         return 0
     folder, packs = environment_folder(comfyui), work_folder() / "custom_nodes"
     print(f"environment  {'complete' if is_complete(folder) else 'not set up yet'}  {folder}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 REPORT = "report.json"
+BENCHMARK = ("bench.json", "bench.png")  # what `dev.py bench` leaves in the same folder
 
 
 class FolderInUse(RuntimeError):
@@ -88,6 +89,8 @@ class Report:
 def publish(report: Report, page: str, folder: Path) -> None:
     """Write index.html, report.json and media/ beside `folder`, then put them in its place.
 
+    A benchmark's files are taken along.
+
     Raises FolderInUse, before anything is written, where `folder` holds no earlier gallery.
     """
     check_folder(folder)
@@ -100,6 +103,9 @@ def publish(report: Report, page: str, folder: Path) -> None:
         text = json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         (new / REPORT).write_text(text + "\n", "utf-8")
         (new / "index.html").write_text(page, "utf-8")
+        for name in BENCHMARK:
+            if (folder / name).is_file():
+                shutil.copy2(folder / name, new / name)
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
@@ -112,7 +118,8 @@ def check_folder(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise FolderInUse(f"--out {folder} is a file; name a folder")
-    if any(folder.iterdir()) and not (folder / REPORT).is_file():
+    others = {path.name for path in folder.iterdir()}.difference(BENCHMARK)
+    if others and REPORT not in others:
         raise FolderInUse(
             f"--out {folder} holds files that no demo has written; name an empty or a new folder"
         )

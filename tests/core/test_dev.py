@@ -276,6 +276,25 @@ def test_the_repository_is_never_on_the_path(dev: ModuleType, tmp_path: Path) ->
     assert str(REPO) not in path and "" not in path
 
 
+@pytest.mark.parametrize("given", [[], ["--json", "mine.json"], ["--json=mine.json"]])
+def test_bench_lets_torch_use_every_core(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch, given: list[str]
+) -> None:
+    ran: list[tuple[list[str], dict[str, str]]] = []
+
+    def run(arguments: list[str], **variables: str) -> int:
+        ran.append((arguments, variables))
+        return 0
+
+    monkeypatch.setattr(dev, "set_up", lambda: SimpleNamespace(run=run))
+    assert dev.main(["bench", "--quick", *given]) == 0
+    ((arguments, variables),) = ran
+    usual = ["--json", str(REPO / "gallery" / "bench.json")]
+    assert arguments[:2] == ["-m", "vdit_attention.benchmarks.bench"]
+    assert arguments[2:] == [*([] if given else usual), "--quick", *given]
+    assert "OMP_NUM_THREADS" not in variables
+
+
 def test_unknown_commands_show_the_usage(
     dev: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:

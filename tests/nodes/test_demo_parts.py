@@ -174,6 +174,16 @@ def test_replaces_an_earlier_gallery_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["gallery"]
 
 
+def test_keeps_what_a_benchmark_has_left(tmp_path: Path) -> None:
+    folder = tmp_path / "gallery"
+    folder.mkdir()
+    (folder / "bench.json").write_text("{}", "utf-8")
+    for page in ("first", "second"):
+        publish(small_report(), page, folder)
+        assert (folder / "bench.json").read_text("utf-8") == "{}"
+        assert (folder / "index.html").read_text("utf-8") == page
+
+
 def test_a_publication_that_breaks_leaves_the_old_gallery(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,1 @@
+"""What statistics and edits cost beside torch's own attention: time as a ratio, and memory."""
