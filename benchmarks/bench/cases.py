@@ -9,10 +9,10 @@ from functools import partial
 import psutil
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.flex_attention import flex_attention
 
 from ...vdit_core.attention import attend, measure
-from ...vdit_core.attention.blocks import choose_blocks
+from ...vdit_core.attention.blocks import choose_blocks, flex_mask
 from ...vdit_core.plan import AttentionPlan, Blocks, Threshold
 from .problem import Problem
 
@@ -85,14 +85,6 @@ def random_blocks(problem: Problem, rate: float) -> Tensor:
     return choose_blocks(masses, torch.full((heads,), rate))[None]
 
 
-def flex_mask(kept: Tensor, tokens: int) -> BlockMask:
-    """The same blocks for torch's flex_attention."""
-    order = kept.int().argsort(stable=True, dim=-1, descending=True).int()
-    return BlockMask.from_kv_blocks(
-        kept.sum(-1).int(), order, BLOCK_SIZE=BLOCK, seq_lengths=(tokens, tokens)
-    )
-
-
 def _implementations(name: str, cuda: bool) -> list[Case]:
     plain, prepare = _OWN[name]
     return [Case(name, how, partial(prepare, how)) for how in (plain, *(["triton"] * cuda))]
@@ -149,7 +141,7 @@ def _flex(problem: Problem) -> Work:
     if not problem.q.is_cuda:
         raise LeftOut(NO_FLEX)
     kept = random_blocks(problem, RATE).to(problem.q.device)
-    mask, flex = flex_mask(kept, problem.q.shape[2]), torch.compile(flex_attention)
+    mask, flex = flex_mask(kept, BLOCK, (problem.q.shape[2],) * 2), torch.compile(flex_attention)
     return lambda: flex(problem.q, problem.k, problem.v, block_mask=mask)
 
 

@@ -10,18 +10,15 @@ import torch
 from vdit_attention.benchmarks.bench import __main__ as command
 from vdit_attention.benchmarks.bench.cases import (
     NO_FLEX,
-    RATE,
     Case,
     LeftOut,
     alone_cases,
     find_case,
-    flex_mask,
     main_cases,
-    random_blocks,
 )
 from vdit_attention.benchmarks.bench.goals import GOALS, Goal, judged, verdict
 from vdit_attention.benchmarks.bench.peaks import cpu_peak_mb
-from vdit_attention.benchmarks.bench.problem import Shape, make_problem
+from vdit_attention.benchmarks.bench.problem import Shape
 from vdit_attention.benchmarks.bench.rows import Report, Row, exponent, growths
 from vdit_attention.benchmarks.bench.run import NO_GPU, run
 from vdit_attention.benchmarks.bench.schedule import Budget, Schedule, Stage, make_schedule, shapes
@@ -130,12 +127,6 @@ def test_triton_is_asked_for_on_a_gpu_only() -> None:
         if c.implementation == "triton"
     }
     assert found >= {STATISTICS, "quantile", "block75", "choose blocks", "lse"}
-
-
-def test_flex_attention_gets_the_same_blocks() -> None:
-    problem = make_problem(Shape(2, 16, TokenGrid(3, 10, 10)), CPU, torch.float32)
-    kept = random_blocks(problem, RATE)
-    assert torch.equal(flex_mask(kept, 300).to_dense().bool(), kept)
 
 
 def test_a_row_that_fails_costs_no_other() -> None:

@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from vdit_attention.tests.oracle import Case, no_wish, wish_of
 from vdit_attention.vdit_core.attention import Thinning, attend, measure
-from vdit_attention.vdit_core.attention.blocks import block_masses, choose_blocks, kept_mass
+from vdit_attention.vdit_core.attention.blocks import (
+    block_masses,
+    choose_blocks,
+    flex_mask,
+    kept_mass,
+)
 from vdit_attention.vdit_core.attention.thin import quantiles
 from vdit_attention.vdit_core.attention.tiles import HeadGroup
 from vdit_attention.vdit_core.measures.spectrum import Missed, Selection, SortedRows, quantile_place
@@ -252,6 +257,12 @@ def test_blocks_that_are_left_out_get_no_weight(
     parts = (q, k, v) if implementation != "reference" else (q.double(), k.double(), v.double())
     found = attend(*parts, plan, implementation=implementation)
     close(found, in_blocks(maps, kept, size) @ v.double())
+
+
+def test_flex_attention_is_given_the_same_blocks() -> None:
+    """What it makes of them is checked on CUDA; uncompiled it looks at no blocks."""
+    kept = torch.rand(2, HEADS, 4, 5, generator=torch.Generator().manual_seed(5)) > 0.5
+    assert torch.equal(flex_mask(kept, 64, (200, 300)).to_dense().bool(), kept)
 
 
 def test_blocks_keep_to_the_models_mask() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from vdit_attention.vdit_core.attention import attend
 from vdit_attention.vdit_core.attention.reference import reference_attend
-from vdit_attention.vdit_core.plan import AttentionPlan, MapMix, Source
+from vdit_attention.vdit_core.plan import AttentionPlan, Blocks, MapMix, Source, Threshold
 
 pytestmark = pytest.mark.gpu
 
@@ -43,3 +43,19 @@ def test_error_is_at_most_twice_that_of_torch(
     band = torch.finfo(dtype).eps * exact.abs().max()
     error = (attend(q, k, v, plan, implementation=implementation) - exact).abs().max()
     assert error <= 2 * (torch_error.abs().max() + band)
+
+
+@pytest.mark.parametrize("length", [509, 1024])
+def test_blocks_that_are_left_out_get_no_weight(length: int) -> None:
+    generator = torch.Generator("cuda").manual_seed(1)
+    q, k, v = (
+        torch.randn(1, H, length, D, device="cuda", generator=generator).bfloat16()
+        for _ in range(3)
+    )
+    count = -(-length // 64)
+    kept = torch.rand(1, H, count, count) > 0.5
+    kept[..., 0] = True
+    plan = AttentionPlan(threshold=Threshold(torch.full((1, H), 0.5), blocks=Blocks(64, kept=kept)))
+    exact = reference_attend(q.double(), k.double(), v.double(), plan)
+    error = (attend(q, k, v, plan) - exact).abs().max()
+    assert error <= 4 * torch.finfo(torch.bfloat16).eps * exact.abs().max()

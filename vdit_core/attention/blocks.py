@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from .tiles import HeadGroup, Softmax
@@ -49,19 +55,50 @@ def block_attend(
 ) -> Tensor:
     """Attention of some heads on the kept blocks, [G, Lq, Dv]. v: [G, Lk, Dv].
 
-    The keys of each run of queries are gathered; torch's fused attention does the rest.
+    On CUDA torch's FlexAttention, which computes the kept blocks alone; it needs Triton and takes
+    no mask of the model's. Elsewhere the keys of each run of queries are gathered for torch's fused
+    attention.
     """
-    own = group.own
-    q, k, v = own.q.to(dtype), own.keys.mT.to(dtype).contiguous(), v.to(dtype)
-    out = v.new_empty(len(kept), group.queries, v.shape[-1])
-    token = torch.arange(group.keys, device=v.device)
-    for head, blocks in enumerate(kept.to(v.device)):
+    q, k = group.own.q.to(dtype), group.own.keys.mT.to(dtype).contiguous()
+    kept, v = kept.to(v.device), v.to(dtype)
+    flexible = v.is_cuda and group.own.mask is None and find_spec("triton") is not None
+    if flexible and size % 64 == 0:
+        return flex_attend(q, k, v, kept, size, _compiled_flex())
+    return _gathered(group.own, q, k, v, kept, size)
+
+
+def flex_attend(
+    q: Tensor, k: Tensor, v: Tensor, kept: Tensor, size: int, flex: Callable[..., Any]
+) -> Tensor:
+    """softmax(Q Kᵀ) V on the kept blocks, by FlexAttention. q, k, v: [G, L, D] → [G, Lq, Dv]."""
+    mask = flex_mask(kept[None], size, (q.shape[1], k.shape[1]))
+    return flex(q[None], k[None], v[None], block_mask=mask, scale=1.0)[0]
+
+
+def flex_mask(kept: Tensor, size: int, lengths: tuple[int, int]) -> BlockMask:
+    """The same blocks for FlexAttention. kept: [B, H, nq, nk] bool."""
+    order = kept.int().argsort(stable=True, dim=-1, descending=True).int()
+    count = kept.sum(-1).int()
+    return BlockMask.from_kv_blocks(
+        torch.zeros_like(count), order, count, order, BLOCK_SIZE=size, seq_lengths=lengths
+    )
+
+
+@cache
+def _compiled_flex() -> Callable[..., Any]:
+    return torch.compile(flex_attention)
+
+
+def _gathered(own: Softmax, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, size: int) -> Tensor:
+    (queries, keys), device = (q.shape[1], k.shape[1]), v.device
+    out = v.new_empty(len(kept), queries, v.shape[-1])
+    for head, blocks in enumerate(kept):
         for index, row in enumerate(blocks):
-            at = torch.arange(index * size, min((index + 1) * size, group.queries), device=v.device)
-            chosen = token[row.repeat_interleave(size)[: group.keys]]
+            at = torch.arange(index * size, min((index + 1) * size, queries), device=device)
+            chosen = row.repeat_interleave(size)[:keys].nonzero()[:, 0]
             bias = own.bias(at)
             if bias is not None:
-                bias = bias.expand(len(kept), len(at), -1)[head][:, chosen].to(dtype)
+                bias = bias.expand(len(kept), len(at), -1)[head][:, chosen].to(v.dtype)
             out[head, at] = scaled_dot_product_attention(
                 q[head, at][None, None],
                 k[head].index_select(0, chosen)[None, None],
