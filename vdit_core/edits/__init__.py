@@ -14,7 +14,7 @@ class Change(Protocol):
     """What an edit does to the plan of one call.
 
     field: the field of the plan it sets. neutral: changes nothing, so need not run.
-    pairs: it needs a batch of source and target pairs.
+    pairs: it needs a batch of source and target pairs, and is applied to the targets.
     """
 
     @property
