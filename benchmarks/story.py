@@ -35,10 +35,14 @@ class Section:
 CHAPTERS = (
     Chapter(
         "toy_transfer",
-        "Keep one video's structure, take another's words",
+        "Use one video's maps with another's words",
         f"Source: “{TOY.prompt}”. Target: “{TOY.target}”. Both start from the same noise. In the "
         "edited video the target prompt uses the source's attention maps in layers 1 to 4: who "
-        "looks at whom is the source's, what is seen the target's. Beside it, the target alone.",
+        "looks at whom is the source's, what is seen the target's. Beside it, the target alone. On "
+        "this toy model that only draws the object towards the source's path, in a seed chosen "
+        "because it shows it; transfer in all layers breaks the picture. The paper's claim for "
+        "Wan, that prompts far from the source keep its structure, does not show up here: see the "
+        "numbers below.",
         more="Frame by frame, with differences",
     ),
     Chapter(
@@ -54,19 +58,22 @@ CHAPTERS = (
         "toy_temperature",
         "Turn one number: temperature",
         "The scores are divided by T before the softmax. Below 1 every token looks at fewer "
-        "places, above 1 at more. One seed, one prompt; only T differs.",
+        "places, above 1 at more. One seed, one prompt; only T differs. At 0.25 the later frames "
+        "fall apart, at 2 the background is gone and the object still falls.",
     ),
     Chapter(
         "toy_perturb",
         "Replace one layer's map",
         "By the identity (every token sees only itself) or by the uniform map (every token sees "
-        "the mean of all), to find out what that layer is for.",
+        "the mean of all), to find out what that layer is for. Layer 1 draws no background "
+        "without its map; in layer 2 the mean does almost as well.",
     ),
     Chapter(
         "toy_skip_heads",
         "Leave heads out",
-        "The output of chosen heads is set to zero and they are not computed. One head is hardly "
-        "missed; without all of them no place knows of any other.",
+        "The output of chosen heads is set to zero and they are not computed. Here one head costs "
+        "contrast, layer 0 the object's place, layer 1 the background; without all of them no "
+        "place knows of any other.",
     ),
     Chapter(
         "toy_load_record",
@@ -85,7 +92,7 @@ CHAPTERS = (
             "a yellow ring drifting on a dark background",
             "a blue square growing on a light background",
             "a green triangle still on a checkered background",
-            "a purple circle drifting on a checkered background",
+            "a purple circle growing on a checkered background",
             "a cyan square falling on a dark background",
         ),
     ),

@@ -39,14 +39,15 @@ Run **toy_attention_maps** first: its VDiT Save Record writes the file this work
 **Try** `layer` = `all` and `head` = `mean`, or your own record. Press **R** to see new files.
 """
 
-TRANSFER = f"""{TOY}## One video's structure, another's words
+TRANSFER = f"""{TOY}## One video's maps, another's words
 
 Source and target are sampled **side by side from the same noise**. In layers 1 to 4 the target
 uses the source's attention map: who looks at whom comes from the source, what is seen from the
 target. This tiny model breaks when all its layers are transferred at once.
 
 **Look at** the edited video beside the target prompt alone: the target's colour in both, the path
-drawn towards the source's in the first.
+drawn towards the source's in the first. The seed was chosen because it shows this well: a picture,
+not evidence.
 
 **Try** `layers` = `all`, `0` or `3-5`, a lower `strength`, or a target prompt with another shape.
 """
@@ -56,7 +57,7 @@ TEMPERATURE = f"""{TOY}## One number inside the softmax
 The scores are divided by **T** before the softmax: below 1 every token looks at fewer places, above
 1 at more. Same seed, same prompt in each row.
 
-**Look at** how the object and the background hold together, or do not.
+**Look at** what goes first: the later frames at T = 0.25, the background at T = 2.
 
 **Try** `layers` = `0` or `-1`, or two of these nodes in a row: temperatures multiply.
 """
@@ -65,7 +66,7 @@ SKIP_HEADS = f"""{TOY}## Which heads does it need?
 
 **VDiT Skip Heads** leaves heads out: their output is zero and they are not computed.
 
-**Look at** how little one head matters, and what a whole layer does.
+**Look at** what each row has lost: contrast, the object's place, the stripes, everything.
 
 **Try** `0:*; 5:1,3`, or only the first half of the steps with `end_percent` = 0.5.
 """
@@ -75,7 +76,8 @@ PERTURB = f"""{TOY}## What is a layer's map for?
 In one layer the attention map is replaced: by the **identity** (every token sees only itself) or by
 the **uniform** map (every token sees the mean of all).
 
-**Look at** what breaks: the object, its motion, or the background.
+**Look at** what breaks: the object, its motion, or the background. Layer 1 cannot do without its
+map; in layer 2 the mean does almost as well.
 
 **Try** other `layers`, or `strength` = 0.5.
 """

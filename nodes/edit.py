@@ -9,8 +9,7 @@ from ..vdit_core.edits.gate import Skip
 from ..vdit_core.edits.perturb import MAPS, Perturb
 from ..vdit_core.edits.sparsity import MODES, Sparsify
 from ..vdit_core.edits.temperature import Temperature
-from ..vdit_core.host.comfy import attach, layer_count
-from ..vdit_core.program import Edit
+from ..vdit_core.host.comfy import layer_count
 from ..vdit_core.selection import parse_heads, parse_values
 from . import sockets
 
@@ -58,10 +57,8 @@ class VDiTTemperature(io.ComfyNode):
         end_percent: float,
         branch: str,
     ) -> io.NodeOutput:
-        chosen = sockets.where(layers, heads)
-        window = sockets.window(start_percent, end_percent)
-        spec = Edit(sockets.asker(cls), Temperature(temperature), chosen, window, branch)
-        return io.NodeOutput(attach(model, spec))
+        change, where = Temperature(temperature), sockets.where(layers, heads)
+        return sockets.edited(cls, model, change, where, start_percent, end_percent, branch)
 
 
 class VDiTSkipHeads(io.ComfyNode):
@@ -96,9 +93,8 @@ class VDiTSkipHeads(io.ComfyNode):
     def execute(
         cls, model: ModelPatcher, heads: str, start_percent: float, end_percent: float, branch: str
     ) -> io.NodeOutput:
-        window = sockets.window(start_percent, end_percent)
-        spec = Edit(sockets.asker(cls), Skip(), parse_heads(heads), window, branch)
-        return io.NodeOutput(attach(model, spec))
+        where = parse_heads(heads)
+        return sockets.edited(cls, model, Skip(), where, start_percent, end_percent, branch)
 
 
 class VDiTPerturb(io.ComfyNode):
@@ -147,10 +143,8 @@ class VDiTPerturb(io.ComfyNode):
         end_percent: float,
         branch: str,
     ) -> io.NodeOutput:
-        chosen = sockets.where(layers, heads)
-        window = sockets.window(start_percent, end_percent)
-        spec = Edit(sockets.asker(cls), Perturb(map, strength), chosen, window, branch)
-        return io.NodeOutput(attach(model, spec))
+        change, where = Perturb(map, strength), sockets.where(layers, heads)
+        return sockets.edited(cls, model, change, where, start_percent, end_percent, branch)
 
 
 class VDiTSparsity(io.ComfyNode):
@@ -243,10 +237,8 @@ class VDiTSparsity(io.ComfyNode):
     ) -> io.NodeOutput:
         rates = parse_values(schedule).resolve(layer_count(model), sparsity)
         change = Sparsify(rates, mode, renormalize or mode == "block", block_size, reuse_steps)
-        chosen = sockets.where(layers, heads)
-        window = sockets.window(start_percent, end_percent)
-        spec = Edit(sockets.asker(cls), change, chosen, window, branch)
-        return io.NodeOutput(attach(model, spec))
+        where = sockets.where(layers, heads)
+        return sockets.edited(cls, model, change, where, start_percent, end_percent, branch)
 
 
 NODES = [VDiTTemperature, VDiTSkipHeads, VDiTPerturb, VDiTSparsity]

@@ -1,10 +1,13 @@
-"""The types that travel between our nodes, and the inputs many of them share."""
+"""The types that travel between our nodes, and what many of them share: inputs, and the edit."""
 
 from __future__ import annotations
 
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..vdit_core.program import Asker, Window
+from ..vdit_core.edits import Change
+from ..vdit_core.host.comfy import attach
+from ..vdit_core.program import Asker, Edit, Window
 from ..vdit_core.selection import HeadList, every_layer, parse_selection
 from ..vdit_core.sites import BRANCHES
 
@@ -58,10 +61,20 @@ def where(layers: str, heads: str) -> HeadList:
     return every_layer(parse_selection(layers, "layers"), parse_selection(heads, "heads"))
 
 
-def window(start_percent: float, end_percent: float) -> Window:
-    return Window(start_percent, end_percent)
-
-
 def asker(node: type[io.ComfyNode]) -> Asker:
     """The node as it is called in messages, and where to show them."""
     return Asker(node.define_schema().display_name, node.hidden.unique_id)
+
+
+def edited(
+    node: type[io.ComfyNode],
+    model: ModelPatcher,
+    change: Change,
+    where: HeadList,
+    start_percent: float,
+    end_percent: float,
+    branch: str,
+) -> io.NodeOutput:
+    """What every edit node puts out: the model with one change more."""
+    spec = Edit(asker(node), change, where, Window(start_percent, end_percent), branch)
+    return io.NodeOutput(attach(model, spec))

@@ -6,10 +6,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..vdit_core.edits.transfer import PairTransfer
-from ..vdit_core.host.comfy import attach
 from ..vdit_core.pairs import Conditioning, Latent, pair_latent, pair_prompts, split_pair
 from ..vdit_core.plan import REGIONS
-from ..vdit_core.program import Edit
 from . import sockets
 
 
@@ -108,11 +106,9 @@ class VDiTTransfer(io.ComfyNode):
         end_percent: float,
         branch: str,
     ) -> io.NodeOutput:
-        chosen = sockets.where(layers, heads)
-        window = sockets.window(start_percent, end_percent)
         change = PairTransfer(strength, region)  # pyright: ignore[reportArgumentType]
-        spec = Edit(sockets.asker(cls), change, chosen, window, branch)
-        return io.NodeOutput(attach(model, spec))
+        where = sockets.where(layers, heads)
+        return sockets.edited(cls, model, change, where, start_percent, end_percent, branch)
 
 
 class VDiTSplitPair(io.ComfyNode):

@@ -184,8 +184,6 @@ class Run:
         for spec in self.active:
             if isinstance(spec, Edit) and self._applies(spec, call):
                 chosen = self._chosen(spec, call)
-                if spec.change.pairs:
-                    chosen = chosen & call.target_rows()[:, None]
                 if bool(chosen.any()):
                     plan = spec.change.apply(plan, call, chosen)
                     self.fired[spec][call.site] += not self.rehearsing
@@ -194,10 +192,14 @@ class Run:
     def _applies(self, edit: Edit, call: Call) -> bool:
         return call.site in self.chosen[edit] and self.schedule.inside(edit.window, call.sigma)
 
-    def _chosen(self, spec: Spec, call: Call) -> Tensor:
+    def _chosen(self, edit: Edit, call: Call) -> Tensor:
+        """Rows and heads an edit changes, [B, H] bool: of a pair only the target."""
+        rows = call.rows(edit.branch)
+        if edit.change.pairs:
+            rows = rows & call.target_rows()
         heads = torch.zeros(call.site.heads, dtype=torch.bool)
-        heads[list(self.chosen[spec][call.site])] = True
-        return call.rows(spec.branch)[:, None] & heads
+        heads[list(self.chosen[edit][call.site])] = True
+        return rows[:, None] & heads
 
     def _wants(self, spec: Spec, call: Call) -> TypeGuard[Capture]:
         if not isinstance(spec, Capture) or self.rehearsing:

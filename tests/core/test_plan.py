@@ -14,6 +14,7 @@ from vdit_attention.vdit_core.sites import Call, Site
 SITE = Site("blocks.1.self_attn", 1, "self", 2)
 CALL = Call(SITE, 0, 0, 1.0, ("uncond", "uncond", "cond", "cond"), (0, 1, 0, 1))
 ALL = torch.ones(4, 2, dtype=torch.bool)
+TARGETS = ALL & CALL.target_rows()[:, None]  # all that a run hands to an edit of pairs
 
 
 def chosen(*heads: int, rows: str = "both") -> Tensor:
@@ -48,16 +49,16 @@ def test_the_later_map_wins_where_it_was_chosen_and_only_there() -> None:
     assert plan.map.uniform.tolist() == [[0, 0.5]] * 4
 
 
-def test_transfer_touches_targets_only_and_takes_from_their_own_branch() -> None:
-    plan = PairTransfer(0.5).apply(UNTOUCHED, CALL, ALL)
+def test_transfer_takes_from_the_source_of_the_same_branch() -> None:
+    plan = PairTransfer(0.5).apply(UNTOUCHED, CALL, TARGETS)
     assert plan.source is not None
     assert plan.source.rows.tolist() == [0, 0, 2, 2]
     assert plan.source.strength.tolist() == [[0, 0], [0.5, 0.5], [0, 0], [0.5, 0.5]]
 
 
 def test_the_later_transfer_wins_where_it_was_chosen_and_only_there() -> None:
-    plan = PairTransfer(1.0).apply(UNTOUCHED, CALL, ALL)
-    plan = PairTransfer(0.25).apply(plan, CALL, chosen(0, rows="cond"))
+    plan = PairTransfer(1.0).apply(UNTOUCHED, CALL, TARGETS)
+    plan = PairTransfer(0.25).apply(plan, CALL, TARGETS & chosen(0, rows="cond"))
     assert plan.source is not None
     assert plan.source.strength.tolist() == [[0, 0], [1, 1], [0, 0], [0.25, 1]]
 
@@ -75,10 +76,10 @@ def test_two_pairs_in_a_batch_stay_apart() -> None:
 
 
 def test_in_self_attention_both_regions_are_the_same() -> None:
-    plan = PairTransfer(1.0, "video→video").apply(UNTOUCHED, CALL, ALL)
+    plan = PairTransfer(1.0, "video→video").apply(UNTOUCHED, CALL, TARGETS)
     assert plan.source is not None and plan.source.region == "all"
     joint = Call(Site("blocks.0.attn", 0, "joint", 2), 0, 0, 1.0, ("cond",) * 2, (0, 1))
-    plan = PairTransfer(1.0, "video→video").apply(UNTOUCHED, joint, ALL[:2])
+    plan = PairTransfer(1.0, "video→video").apply(UNTOUCHED, joint, TARGETS[:2])
     assert plan.source is not None and plan.source.region == "video→video"
 
 

@@ -13,11 +13,12 @@ from vdit_attention.vdit_core.edits.perturb import Perturb
 from vdit_attention.vdit_core.edits.temperature import Temperature
 from vdit_attention.vdit_core.edits.transfer import PairTransfer
 from vdit_attention.vdit_core.grid import TokenGrid
+from vdit_attention.vdit_core.plan import AttentionPlan
 from vdit_attention.vdit_core.program import Asker, Capture, Edit, Window, conflicts
 from vdit_attention.vdit_core.record import Record
 from vdit_attention.vdit_core.run import Operands, Run, Schedule
 from vdit_attention.vdit_core.selection import every_layer, parse_selection
-from vdit_attention.vdit_core.sites import Layout, Site
+from vdit_attention.vdit_core.sites import Call, Layout, Site
 
 SIGMAS = (1.0, 0.9, 0.75, 0.5, 0.0)
 SITES = [Site(f"blocks.{n}.self_attn", n, "self", 2) for n in range(3)]
@@ -164,6 +165,25 @@ def test_infinity_in_q_is_named_with_layer_and_step() -> None:
 def test_a_pair_edit_needs_an_even_batch() -> None:
     with pytest.raises(ValueError, match=r"^A: it needs a batch of pairs .* has a batch of 3; put"):
         Run((edit(PairTransfer(1.0)),), LAYOUT, schedule(), 3)
+
+
+def test_a_pair_edit_is_applied_to_targets_only() -> None:
+    seen: list[Tensor] = []
+
+    class Noted(PairTransfer):
+        def apply(self, plan: AttentionPlan, call: Call, chosen: Tensor) -> AttentionPlan:
+            seen.append(chosen)
+            return super().apply(plan, call, chosen)
+
+    run = Run((edit(Noted(1.0), heads="1"),), LAYOUT, schedule(), 2)
+    run.attend(run.call(SITES[0], 1.0, ("cond", "cond"), (0, 1)), operands())
+    assert [chosen.tolist() for chosen in seen] == [[[False, False], [False, True]]]
+
+
+def test_a_pair_edit_does_not_fire_in_a_call_without_targets() -> None:
+    run = Run((edit(PairTransfer(1.0)),), LAYOUT, schedule(), 2)
+    assert run.attend(run.call(SITES[0], 1.0, ("cond",), (0,)), operands()) is None
+    assert run.reports() == [(Asker("A"), "changed 0 calls of 0 layers")]
 
 
 OTHERS = {

@@ -14,8 +14,8 @@ class Change(Protocol):
     """What an edit does to the plan of one call.
 
     field: the field of the plan it sets. neutral: changes nothing, so need not run.
-    pairs: it needs a batch of source and target pairs. rehearses: it needs a dense evaluation of
-    the model before each.
+    pairs: it needs a batch of source and target pairs, and is applied to the targets. rehearses: it
+    needs a dense evaluation of the model before each.
     """
 
     @property

@@ -32,7 +32,6 @@ class PairTransfer:
         return self.strength == 0
 
     def apply(self, plan: AttentionPlan, call: Call, chosen: Tensor) -> AttentionPlan:
-        chosen = chosen & call.target_rows()[:, None]
         strength = torch.where(chosen, self.strength, 0.0)
         region: Region = "all" if call.site.kind == "self" else self.region
         return plan.sourced(chosen, Source(call.source_rows(), strength, region))
