@@ -23,8 +23,23 @@ def moment_text(header: Header, moment: Moment) -> str:
 
 
 def has_others(header: Header) -> bool:
-    """Whether video is not all that is looked at, but text or reference tokens as well."""
-    return len(header.grid) > header.grid.video_tokens
+    """Whether the map's frames are not all that is looked at: other frames, text, references."""
+    return len(header.map_grid) > header.map_grid.video_tokens
+
+
+def others_text(header: Header) -> str:
+    """What the strip beside a map counts."""
+    return "not video" if header.window is None else "elsewhere"
+
+
+def size_text(header: Header) -> str:
+    """Which frames the map shows, and their size in tokens."""
+    grid = header.grid
+    if header.window is None:
+        return f"{grid.frames} frames of {grid.rows} × {grid.cols} tokens"
+    first, last = header.window
+    names = f"frames {first} to {last}" if last > first else f"frame {first}"
+    return f"{names} of {grid.frames}, {grid.rows} × {grid.cols} tokens each"
 
 
 def draw_bar(page: Page, x: int, y: int, height: int, colours: ColourScale) -> None:
