@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
+
 from ..record import Header
 from .canvas import Page
 from .colours import ColourScale
 from .panels import Moment, Panel
 
 BAR = 130  # pixels to the right of a map that the colour bar and its words need
+_LINE = 96  # letters
 
 
 def heads_text(panel: Panel) -> str:
@@ -42,18 +45,36 @@ def size_text(header: Header) -> str:
     return f"{names} of {grid.frames}, {grid.rows} × {grid.cols} tokens each"
 
 
-def draw_bar(page: Page, x: int, y: int, height: int, colours: ColourScale) -> None:
-    """The colour bar with its values and its unit."""
+def plain(value: float) -> str:
+    """A round number on an axis."""
+    return f"{value:g}".replace("-", "−")
+
+
+def explain(page: Page, x: int, y: int, words: str) -> None:
+    """What a picture shows, below it, in as many lines as it takes."""
+    for line in wrap(words, _LINE):
+        page.text(x, y, line, size=17)
+        y += 28
+
+
+def draw_bar(
+    page: Page,
+    x: int,
+    y: int,
+    height: int,
+    colours: ColourScale,
+    words: str = "weight × keys (1 = looks everywhere alike)",
+) -> None:
+    """The colour bar with its values and, beside it, what they mean."""
     axes = page.axes(x, y, 24, height)
     axes.set_yscale("log" if colours.log else "linear")
     axes.set_ylim(colours.low, colours.high)
     axes.set_xticks([])
     axes.yaxis.tick_right()
     ticks = colours.ticks()
-    axes.set_yticks(ticks, [f"{value:g}" for value in ticks], fontsize=16)
+    axes.set_yticks(ticks, [plain(value) for value in ticks], fontsize=16)
     axes.set_yticks([], minor=True)
     page.picture(x, y, colours.ramp(24, height))
     if colours.clipped:
         page.text(x, y + height + 16, "or less", size=14)
-    words = "weight × keys (1 = looks everywhere alike)"
     page.text(x + 96, y + height / 2, words, size=16, upright=True)
