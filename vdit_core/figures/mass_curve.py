@@ -21,6 +21,7 @@ def mass_kept(curve: Tensor, rates: Tensor) -> Tensor:
     """
     ends = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
     places, kept = torch.cat([ends[:, :1], curve.double().clamp(0, 1), ends[:, 1:]], 1)
+    kept = torch.where(places < 1, kept, 0.0)  # of which rounding leaves a little
     right = torch.searchsorted(places, rates.double()).clamp(1, len(places) - 1)
     left = right - 1
     width, fall = places[right] - places[left], kept[left] - kept[right]

@@ -54,10 +54,12 @@ def _heat(
 ) -> Statistics:
     heads = sorted({head for m in found for head in m.heads})
     values = torch.full((len(found), len(heads)), torch.nan, dtype=torch.float64)
+    rows: list[Tensor] = []
     for row, m in enumerate(found):
-        values[row, [heads.index(head) for head in m.heads]] = asked.read(header, m.measures)
+        numbers = asked.read(header, m.measures)
+        values[row, [heads.index(head) for head in m.heads]] = numbers
+        rows.append(torch.stack((numbers.mean(), numbers.min(), numbers.max())))
     layers = [m.layer for m in found]
-    rows = [torch.stack((r.mean(), r.min(), r.max())) for r in (v[~v.isnan()] for v in values)]
     table = _table(layers, ("mean", "min", "max"), rows)
     report = _report(header, moment, with_unit(asked.title, asked.unit), table)
     image = draw_heat(header, moment, asked, with_unit(name, asked.unit), layers, heads, values)
