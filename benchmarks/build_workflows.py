@@ -20,6 +20,14 @@ from .stages import TOY, WAN21, Stage, World
 from .workflow_api import Json
 
 FOLDER = Path(__file__).parent.parent / "workflows"
+TWO_RUN = "exact two-run"
+WAN_BLOCKS: Json = {"mode": "block", "block_size": 128, "reuse_steps": 4}
+SHOWN = {  # statistics by the title of their picture
+    "How evenly each head looks": "entropy share",
+    "Is there a token that all look at?": "coverage",
+    "What is left when weights are dropped": "mass kept against rate",
+    "How far each layer looks in time": "mass by frame distance",
+}
 
 
 def text_to_video(canvas: Canvas, world: World) -> None:
@@ -46,6 +54,23 @@ def attention_maps(canvas: Canvas, world: World, note: str, map_size: int, layer
     with canvas.group(f"The heads of layer {layer}", across=True, colour="ours", below=layers):
         title, file = f"Layer {layer}, each head", f"{world.name}_map_heads"
         _draw(canvas, record, latent, title, file, layer=layer, head="all")
+
+
+def statistics(canvas: Canvas, world: World, note: str) -> None:
+    """Capture everything there is while a video is sampled, and draw some of it."""
+    stage = Stage(canvas, world, note, {"Prompt": world.prompt})
+    with canvas.group("Watch the model", colour="ours") as above:
+        capture = canvas.add(
+            "VDiTCapture", model=stage.model, sinks=True, structure=True, sparsity=True
+        )
+        latent = stage.sample(capture["MODEL"], stage.prompts[0])
+    with canvas.group("The video, unchanged by watching", colour="result", below=above):
+        stage.save(latent, "Video", "statistics")
+    place: dict[str, Group] = {"right_of": above}
+    for title, statistic in SHOWN.items():
+        with canvas.group(title, across=True, colour="ours", **place) as above:
+            _tell(canvas, capture["record"], latent, title, statistic, world.name)
+        place = {"below": above}
 
 
 def load_record(canvas: Canvas, world: World) -> None:
@@ -125,9 +150,14 @@ def perturbed(title: str, kind: str, strength: float, layers: str) -> Variant:
     )
 
 
+def sparse(title: str, file: str, sparsity: float, **inputs: Any) -> Variant:
+    return Variant(title, f"sparsity_{file}", "VDiTSparsity", {"sparsity": sparsity, **inputs})
+
+
 WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
     "toy_text_to_video": lambda c: text_to_video(c, TOY),
     "toy_attention_maps": lambda c: attention_maps(c, TOY, notes.ATTENTION_MAPS, 320, "3"),
+    "toy_statistics": lambda c: statistics(c, TOY, notes.STATISTICS),
     "toy_load_record": lambda c: load_record(c, TOY),
     "toy_transfer": lambda c: transfer(c, TOY, notes.TRANSFER, "1-4"),
     "toy_temperature": lambda c: variants(
@@ -156,7 +186,20 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
             perturbed("Layer 2 sees the mean (uniform)", "uniform", 1.0, "2"),
         ],
     ),
+    "toy_sparsity": lambda c: variants(
+        c,
+        TOY,
+        notes.SPARSITY,
+        [
+            sparse("Dense", "none", 0.0),
+            sparse("70 % of the weights dropped, in all layers", "all", 0.7),
+            sparse("70 % dropped, layers 0 to 2 spared", "spared", 0.7, schedule="0-2=0"),
+            sparse("Half of all blocks dropped", "block", 0.5, mode="block", block_size=32),
+            sparse("70 % dropped, thresholds from a dense run", "two_run", 0.7, mode=TWO_RUN),
+        ],
+    ),
     "wan21_attention_maps": lambda c: attention_maps(c, WAN21, notes.WAN_ATTENTION_MAPS, 216, "3"),
+    "wan21_statistics": lambda c: statistics(c, WAN21, notes.WAN_STATISTICS),
     "wan21_transfer": lambda c: transfer(c, WAN21, notes.WAN_TRANSFER, "all"),
     "wan21_temperature": lambda c: variants(
         c, WAN21, notes.WAN_TEMPERATURE, at_temperatures(0.8, 1.0, 1.2)
@@ -170,6 +213,18 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
             skipping("Without the last layer's self-attention", "layer", "-1:*"),
             perturbed("Middle layer: identity", "identity", 1.0, "mid"),
             perturbed("Middle layer: uniform", "uniform", 1.0, "mid"),
+        ],
+    ),
+    "wan21_sparsity": lambda c: variants(
+        c,
+        WAN21,
+        notes.WAN_SPARSITY,
+        [
+            sparse("Dense", "none", 0.0),
+            sparse("Half of all blocks dropped", "half", 0.5, **WAN_BLOCKS),
+            sparse("Half dropped, layer 0 spared", "spared", 0.5, **WAN_BLOCKS, schedule="0=0"),
+            sparse("70 % dropped, layer 0 spared", "more", 0.7, **WAN_BLOCKS, schedule="0=0"),
+            sparse("Middle layer, exact 70 %", "exact", 0.7, layers="mid"),
         ],
     ),
 }
@@ -197,6 +252,17 @@ def _draw(
     chosen |= {} if latent is None else {"latent": latent}
     image = canvas.add("VDiTAttentionMap", title=title, record=record, **chosen)["IMAGE"]
     canvas.add("SaveImage", title=title, images=image, filename_prefix=f"vdit/{file}")
+
+
+def _tell(
+    canvas: Canvas, record: Socket, latent: Socket, title: str, statistic: str, world: str
+) -> None:
+    drawn = canvas.add(
+        "VDiTStatistics", title=title, record=record, latent=latent, statistic=statistic
+    )
+    file = f"vdit/{world}_statistics_{statistic.replace(' ', '_')}"
+    canvas.add("SaveImage", title=title, images=drawn["IMAGE"], filename_prefix=file)
+    canvas.add("PreviewAny", title=f"{title} In numbers", wide=420, source=drawn["report"])
 
 
 def _compare(canvas: Canvas, a: Socket, b: Socket, title: str) -> None:

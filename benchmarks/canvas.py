@@ -33,6 +33,8 @@ WIDTHS = {
     "VAELoader": 380,
     "VDiTAttentionMap": 460,
     "VDiTCompareVideos": 460,
+    "VDiTSparsity": 400,
+    "VDiTStatistics": 460,
 }
 EXTRA = {  # pixels for what a node shows below its widgets
     "CLIPTextEncode": 80,
@@ -45,6 +47,8 @@ EXTRA = {  # pixels for what a node shows below its widgets
     "VDiTCompareVideos": 330,
     "VDiTPerturb": 44,
     "VDiTSkipHeads": 44,
+    "VDiTSparsity": 190,  # a line for each layer
+    "VDiTStatistics": 330,
     "VDiTTemperature": 44,
     "VDiTTransfer": 44,
 }

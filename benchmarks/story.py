@@ -55,6 +55,15 @@ CHAPTERS = (
         more="The video, which watching does not change",
     ),
     Chapter(
+        "toy_statistics",
+        "Put numbers on every head",
+        "Measured in the same calls: how evenly each head looks, whether there is a token that all "
+        "look at, how much is left when the smallest weights are dropped, and how far each layer "
+        "looks in time. The tables behind the pictures are in report.json.",
+        first="sheets",
+        more="The video, which watching does not change",
+    ),
+    Chapter(
         "toy_temperature",
         "Turn one number: temperature",
         "The scores are divided by T before the softmax. Below 1 every token looks at fewer "
@@ -74,6 +83,13 @@ CHAPTERS = (
         "The output of chosen heads is set to zero and they are not computed. Here one head costs "
         "contrast, layer 0 the object's place, layer 1 the background; without all of them no "
         "place knows of any other.",
+    ),
+    Chapter(
+        "toy_sparsity",
+        "Drop the smallest weights",
+        "Below a quantile of each head's map, or by whole blocks of 32 × 32 weights. When "
+        "every layer drops 70 % the stripes are lost; they are back when the first three layers "
+        "are spared. Layer 0, whose maps are nearly even, needs its small weights most.",
     ),
     Chapter(
         "toy_load_record",

@@ -17,8 +17,10 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from ..vdit_core.figures.sweep import sweep_grid
 from .build_workflows import FOLDER
+from .story import CHAPTERS
 
 WIDTH = 900  # pixels
+SHEETS = {chapter.workflow for chapter in CHAPTERS if chapter.first == "sheets"}
 
 
 def main() -> None:
@@ -44,7 +46,7 @@ def thumbnail(gallery: Path, outcome: dict[str, Any]) -> Image.Image:
             labels.append(picture["title"])
         else:
             stills.append(image.convert("RGB"))
-    if "map" in outcome["name"] or not videos:
+    if outcome["name"] in SHEETS or not videos:
         return stills[0]
     return to_pil_image(sweep_grid(videos, labels)[0].movedim(-1, 0))
 

@@ -30,6 +30,18 @@ it (the same place in other frames).
 **Try** `steps` = `0,mid,-1` on VDiT Capture and then `step` on the map; `head` = `0,2`.
 """
 
+STATISTICS = f"""{TOY}## Numbers for every layer and head
+
+With its three switches on, **VDiT Capture** measures more of the same calls. **VDiT Statistics**
+draws one thing at a time: a cell for each head, or a line for each layer.
+
+**Look at** layer 0: three of its four heads look nearly everywhere alike, so its line falls first
+when weights are dropped. No head is a sink: not one query in a hundred gives the same token a
+weight of 0.3 or more.
+
+**Try** another `statistic`, or `steps` = `0,mid,-1` on VDiT Capture and then `step` = `-1`.
+"""
+
 LOAD_RECORD = f"""{TOY}## A record, without the model
 
 Run **toy_attention_maps** first: its VDiT Save Record writes the file this workflow reads.
@@ -82,6 +94,18 @@ map; in layer 2 the mean does almost as well.
 **Try** other `layers`, or `strength` = 0.5.
 """
 
+SPARSITY = f"""{TOY}## How much of a map does it need?
+
+**VDiT Sparsity** drops the smallest weights of each head; it says on the node what was lost, layer
+by layer. *exact* shows what can be dropped and saves no time; *block* leaves whole blocks out.
+
+**Look at** the stripes: lost where every layer drops 70 %, back where layers 0 to 2 are spared.
+Layer 0, whose maps are nearly even, needs its small weights; layers 4 and 5 alone hardly notice.
+Half of all blocks costs this video little; other prompts lose more.
+
+**Try** one layer at a time: `layers` = `0`, then `5`, or `schedule` = `0=0; 4,5=0.9`.
+"""
+
 WAN_ATTENTION_MAPS = f"""{WAN}## What does Wan look at?
 
 **VDiT Capture** watches the self-attention at the middle step and changes nothing; the full map
@@ -91,6 +115,18 @@ WAN_ATTENTION_MAPS = f"""{WAN}## What does Wan look at?
 frames, fainter with distance (arXiv 2504.10317, Figure 1).
 
 **Try** `layers` = `0,3,19` on VDiT Capture to be faster, `head` = `all` on the map.
+"""
+
+WAN_STATISTICS = f"""{WAN}## Numbers for every layer and head
+
+With its three switches on, **VDiT Capture** measures more of the same calls at the middle step.
+Exact quantiles sort every row of every map: this step takes far longer than the others. Turn
+`sparsity` off, and bypass the third picture, if you do not need them.
+
+**Look at** heads whose coverage is over 50 % (sinks, arXiv 2504.10317, §5), and at which layers
+keep their mass when weights are dropped.
+
+**Try** `layers` = `0,15,29` on VDiT Capture to be faster, and `statistic` = `value norm ratio`.
 """
 
 WAN_TRANSFER = f"""{WAN}## One video's structure, another's words
@@ -123,4 +159,16 @@ identity (each token sees only itself) or the uniform map (each token sees the m
 **Look at** what each row loses against the first one. Bypass the rows you do not need.
 
 **Try** other layers: Wan 2.1 1.3B has layers 0 to 29 with 12 heads each.
+"""
+
+WAN_SPARSITY = f"""{WAN}## How much of a map does it need?
+
+**VDiT Sparsity** in *block* mode leaves out the lightest blocks of 128 × 128 weights and chooses
+them afresh every fourth step. The node says, layer by layer, what was dropped and lost.
+
+**Look at** what each row loses against the first one, and at the time each takes. Bypass the rows
+you do not need; the last one is exact and slow, and shows what one layer can do without.
+
+**Try** another `schedule`: the paper (arXiv 2504.10317, §4.1) finds layers that look sparse and
+still cannot be made so.
 """

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from comfy_api.latest import io, ui
 
-from ..vdit_core.figures import attention_map
+from ..vdit_core.figures import STATISTICS, attention_map, draw_statistic
 from ..vdit_core.figures.colours import SCALES
 from ..vdit_core.figures.origin import check_origin
 from ..vdit_core.figures.panels import captured_items
@@ -32,13 +32,7 @@ class VDiTAttentionMap(io.ComfyNode):
             "looked at, with lines between the frames. Several layers or heads share one sheet "
             "and one colour scale. (arXiv 2504.10317, Fig. 1)",
             inputs=[
-                sockets.Record.Input("record", tooltip="From VDiT Capture or VDiT Load Record."),
-                io.Latent.Input(
-                    "latent",
-                    optional=True,
-                    tooltip="After a capture: the sampler's output, so that this node runs after "
-                    "the sampling. For a loaded record: leave it open.",
-                ),
+                *_record_inputs(),
                 io.String.Input(
                     "layer",
                     default="all",
@@ -50,19 +44,7 @@ class VDiTAttentionMap(io.ComfyNode):
                     tooltip="mean of all captured heads, or a map for each of the heads given, "
                     "from 0: 3, or 0,2, or all.",
                 ),
-                io.String.Input(
-                    "step",
-                    default="mid",
-                    tooltip="Which captured step, from 0. mid: the one nearest to the middle.",
-                ),
-                io.Combo.Input(
-                    "branch",
-                    options=list(BRANCHES),
-                    default="both",
-                    advanced=True,
-                    tooltip="The call with the positive prompt (cond) or with the negative one "
-                    "(uncond). both: cond if it was captured.",
-                ),
+                *_moment_inputs(),
                 io.Combo.Input(
                     "scale",
                     options=list(SCALES),
@@ -103,4 +85,98 @@ class VDiTAttentionMap(io.ComfyNode):
         return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
 
 
-NODES = [VDiTAttentionMap]
+class VDiTStatistics(io.ComfyNode):
+    """Draw one captured statistic of every layer and head."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VDiTStatistics",
+            display_name="VDiT Statistics",
+            category=f"{sockets.CATEGORY}/look",
+            search_aliases=[
+                "attention entropy",
+                "attention sinks",
+                "sparsity per layer",
+                "coverage",
+            ],
+            description="Draw one number of every layer and head as a heat map, or one curve of "
+            "every layer, with a table as text. All but the entropy share need a switch of VDiT "
+            "Capture: sinks, structure or sparsity. (arXiv 2504.10317, §4.1 and §5; 2504.12027, "
+            "Fig. 4)",
+            inputs=[
+                *_record_inputs(),
+                io.Combo.Input(
+                    "statistic",
+                    options=list(STATISTICS),
+                    default="entropy share",
+                    tooltip="What to draw. coverage, largest weight and value norm ratio need "
+                    "sinks on VDiT Capture; distances need structure; keys for 95 %, threshold and "
+                    "everything with a rate need sparsity.",
+                ),
+                *_moment_inputs(),
+            ],
+            outputs=[
+                io.Image.Output(tooltip="The picture, one for each video of the batch."),
+                io.String.Output("report", tooltip="The numbers as a table, layer by layer."),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        record: Record,
+        statistic: str,
+        step: str,
+        branch: str,
+        latent: Latent | None = None,
+    ) -> io.NodeOutput:
+        if latent is not None:
+            check_origin(record.data, latent["samples"])
+        draw = partial(
+            draw_statistic,
+            record.data,
+            statistic=statistic,
+            step=parse_selection(step, "steps"),
+            branch=branch,
+        )
+        drawn = [draw(item=item) for item in captured_items(record.data)]
+        image, report = torch.cat([d.image for d in drawn]), "\n\n".join(d.report for d in drawn)
+        return io.NodeOutput(image, report, ui=ui.PreviewImage(image, cls=cls))
+
+
+def _record_inputs() -> list[io.Input]:
+    """The record, and what makes its reader wait for the sampling."""
+    return [
+        sockets.Record.Input("record", tooltip="From VDiT Capture or VDiT Load Record."),
+        io.Latent.Input(
+            "latent",
+            optional=True,
+            tooltip="After a capture: the sampler's output, so that this node runs after the "
+            "sampling. For a loaded record: leave it open.",
+        ),
+    ]
+
+
+def _moment_inputs() -> list[io.Input]:
+    """When and for whom."""
+    return [
+        io.String.Input(
+            "step",
+            default="mid",
+            tooltip="Which captured step, from 0. mid: the one nearest to the middle.",
+        ),
+        io.Combo.Input(
+            "branch",
+            options=list(BRANCHES),
+            default="both",
+            advanced=True,
+            tooltip="The call with the positive prompt (cond) or with the negative one (uncond). "
+            "both: cond if it was captured.",
+        ),
+    ]
+
+
+NODES = [VDiTAttentionMap, VDiTStatistics]

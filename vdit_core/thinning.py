@@ -80,6 +80,8 @@ class Thinned:
         if thinning.kept is not None and blocks is not None and blocks.kept is None:
             self._choices[key] = _Choice(call.step, rate, thinning.kept)
         thinned = rate > 0
+        if not bool(thinned.any()):  # a layer that the schedule spares
+            return
         lost = thinning.mass_lost[thinned]
         known = ~lost.isnan()
         sums = self._dropped.setdefault(call.site, _Dropped())

@@ -16,7 +16,12 @@ from vdit_attention.vdit_core.attention import MapMeasures
 from vdit_attention.vdit_core.figures import attention_map, compare_videos, sweep_grid
 from vdit_attention.vdit_core.figures.colours import ColourScale, choose_scale, paint
 from vdit_attention.vdit_core.figures.frames import FrameAxis, profile
-from vdit_attention.vdit_core.figures.legend import moment_text
+from vdit_attention.vdit_core.figures.legend import (
+    has_others,
+    moment_text,
+    others_text,
+    size_text,
+)
 from vdit_attention.vdit_core.figures.origin import check_origin
 from vdit_attention.vdit_core.figures.panels import choose_panels
 from vdit_attention.vdit_core.figures.pictures import evenly
@@ -47,8 +52,13 @@ def measurement(
     return Measurement(name, layer, step, 0, SIGMAS[step], branch, item, heads, measures)
 
 
-def record(*found: Measurement, grid: TokenGrid = GRID, size: int = SIZE) -> RecordData:
-    return RecordData(Header("Wan", 6, 4, grid, size, SIGMAS), found)
+def record(
+    *found: Measurement,
+    grid: TokenGrid = GRID,
+    size: int = SIZE,
+    window: tuple[int, int] | None = None,
+) -> RecordData:
+    return RecordData(Header("Wan", 6, 4, grid, size, SIGMAS, window), found)
 
 
 def example() -> RecordData:
@@ -144,6 +154,26 @@ def test_attention_off_the_video_adds_a_strip() -> None:
     alone = draw(record(measurement(1, maps)), layers="1")
     beside = draw(record(measurement(1, maps), grid=replace(GRID, suffix=4)), layers="1")
     assert beside.shape[2] > alone.shape[2]
+
+
+def test_a_zoom_is_drawn_on_its_own_frames() -> None:
+    header = record(grid=TokenGrid(21, 3, 5), size=30, window=(2, 4)).header
+    axis = FrameAxis.of(header, 90)
+    assert (axis.bins, axis.edges(), axis.side) == (30, [0, 10, 20], 90)
+    assert axis.labels(room=10) == ([15.0, 45.0, 75.0], ["2", "3", "4"])
+    assert size_text(header) == "frames 2 to 4 of 21, 3 × 5 tokens each"
+    assert size_text(replace(header, window=(7, 7))) == "frame 7 of 21, 3 × 5 tokens each"
+    assert size_text(replace(header, window=None)) == "21 frames of 3 × 5 tokens"
+
+
+def test_attention_outside_a_zoom_adds_a_strip_that_says_so() -> None:
+    maps = torch.rand(2, 2, 2)
+    zoom = record(measurement(1, maps), measurement(4, maps), size=2, window=(1, 1))
+    assert has_others(zoom.header) and others_text(zoom.header) == "elsewhere"
+    assert not has_others(record().header) and others_text(record().header) == "not video"
+    alone = draw(record(measurement(1, maps), grid=TokenGrid(1, 5, 7), size=2), layers="1")
+    assert draw(zoom, layers="1").shape[2] > alone.shape[2]
+    assert draw(zoom).shape[0] == 1
 
 
 def test_a_picture_is_the_same_bits_each_time_and_changes_no_settings() -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 from vdit_attention.nodes.capture import VDiTCapture
-from vdit_attention.nodes.look import VDiTAttentionMap
+from vdit_attention.nodes.look import VDiTAttentionMap, VDiTStatistics
 from vdit_attention.nodes.study import VDiTCompareVideos
 from vdit_attention.tests.nodes.tiny import COLS, FRAMES, ROWS, empty_latent, sample, tiny_wan
+from vdit_attention.vdit_core.figures import STATISTICS
 from vdit_attention.vdit_core.pairs import Latent
 from vdit_attention.vdit_core.record import Record, load_record, save_record
 
@@ -110,6 +111,40 @@ def test_what_was_not_captured_is_refused_in_words(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         look(*capture, **asked)
+
+
+def read(record: Record, latent: Latent | None = None, **asked: str) -> Any:
+    node: Any = VDiTStatistics.PREPARE_CLASS_CLONE(None)
+    chosen = {"statistic": "entropy share", "step": "mid", "branch": "both"} | asked
+    return node.execute(record=record, latent=latent, **chosen)
+
+
+def test_a_statistic_is_a_picture_a_preview_and_a_table(
+    capture: tuple[Record, Latent], previews: Path
+) -> None:
+    output = read(*capture)
+    image, report = output.result
+    assert image.ndim == 4 and image.shape[0] == 1 and image.shape[3] == 3
+    assert "Entropy share (%)" in report and len(report.splitlines()) == 7
+    shown = output.ui.as_dict()["images"]
+    assert [(previews / found["filename"]).is_file() for found in shown] == [True]
+
+
+def test_each_video_of_the_batch_has_its_picture_and_table() -> None:
+    record, latent = captured(batch=2, sparsity=True, structure=True, sinks=True)
+    for statistic in STATISTICS:
+        image, report = read(record, latent, statistic=statistic).result
+        assert image.shape[0] == 2
+        assert "video 0" in report and "video 1" in report
+
+
+def test_a_statistic_that_was_not_captured_names_its_switch(
+    capture: tuple[Record, Latent],
+) -> None:
+    with pytest.raises(ValueError, match="turn on sinks on VDiT Capture and sample again"):
+        read(*capture, statistic="coverage")
+    with pytest.raises(ValueError, match="a record from another model or size"):
+        read(capture[0], {"samples": torch.zeros(1, 16, FRAMES, COLS, ROWS)})
 
 
 def test_two_videos_give_a_picture_a_report_and_two_numbers(previews: Path) -> None:

@@ -15,8 +15,10 @@ import nodes as comfy_nodes
 REPO = Path(__file__).resolve().parents[2]
 INPUTS = {
     "VDiTToyWorld": "variant",
-    "VDiTCapture": "model, layers, heads, steps, branch, map_size",
+    "VDiTCapture": "model, layers, heads, steps, branch, map_size, sinks, structure, sparsity, "
+    "tau, rate, frames",
     "VDiTAttentionMap": "record, latent, layer, head, step, branch, scale",
+    "VDiTStatistics": "record, latent, statistic, step, branch",
     "VDiTSaveRecord": "record, latent, filename_prefix",
     "VDiTLoadRecord": "file",
     "VDiTTemperature": "model, temperature, layers, heads, start_percent, end_percent, branch",
@@ -26,12 +28,15 @@ INPUTS = {
     "VDiTSplitPair": "latent",
     "VDiTSkipHeads": "model, heads, start_percent, end_percent, branch",
     "VDiTPerturb": "model, map, strength, layers, heads, start_percent, end_percent, branch",
+    "VDiTSparsity": "model, sparsity, layers, heads, mode, renormalize, schedule, start_percent, "
+    "end_percent, branch, block_size, reuse_steps",
     "VDiTCompareVideos": "a, b",
 }
 OUTPUTS = {
     "VDiTToyWorld": "MODEL, CLIP, VAE",
     "VDiTCapture": "MODEL, VDIT_RECORD",
     "VDiTAttentionMap": "IMAGE",
+    "VDiTStatistics": "IMAGE, STRING",
     "VDiTSaveRecord": "",
     "VDiTLoadRecord": "VDIT_RECORD",
     "VDiTTemperature": "MODEL",
@@ -41,12 +46,16 @@ OUTPUTS = {
     "VDiTSplitPair": "LATENT, LATENT",
     "VDiTSkipHeads": "MODEL",
     "VDiTPerturb": "MODEL",
+    "VDiTSparsity": "MODEL",
     "VDiTCompareVideos": "IMAGE, STRING, FLOAT, FLOAT",
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "VDiTCapture": {"steps": "mid", "layers": "all", "heads": "all", "branch": "both"},
+    "VDiTCapture": {"steps": "mid", "layers": "all", "heads": "all", "branch": "both"}
+    | {"sinks": False, "structure": False, "sparsity": False, "frames": "all"},
     "VDiTTransfer": {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "branch": "both"},
     "VDiTPerturb": {"map": "identity", "strength": 1.0},
+    "VDiTStatistics": {"statistic": "entropy share", "step": "mid", "branch": "both"},
+    "VDiTSparsity": {"sparsity": 0.7, "mode": "exact", "schedule": "", "block_size": 64},
 }
 
 

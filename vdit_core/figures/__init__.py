@@ -2,6 +2,16 @@
 
 from .attention_map import attention_map
 from .compare import Comparison, compare_videos
+from .quantities import STATISTICS
+from .statistics import Statistics, draw_statistic
 from .sweep import sweep_grid
 
-__all__ = ["Comparison", "attention_map", "compare_videos", "sweep_grid"]
+__all__ = [
+    "STATISTICS",
+    "Comparison",
+    "Statistics",
+    "attention_map",
+    "compare_videos",
+    "draw_statistic",
+    "sweep_grid",
+]

@@ -9,7 +9,15 @@ from ..selection import Selection
 from .canvas import FAINT, Page
 from .colours import ColourScale, choose_scale, paint
 from .frames import FrameAxis, profile
-from .legend import BAR, draw_bar, has_others, heads_text, moment_text
+from .legend import (
+    BAR,
+    draw_bar,
+    has_others,
+    heads_text,
+    moment_text,
+    others_text,
+    size_text,
+)
 from .map_sheet import draw_sheet
 from .panels import Moment, Panel, choose_panels
 
@@ -43,7 +51,7 @@ def attention_map(
 
 
 def _draw_one(header: Header, moment: Moment, panel: Panel, colours: ColourScale) -> Tensor:
-    axis = FrameAxis(header.grid, header.map_size, _SIDE)
+    axis = FrameAxis.of(header, _SIDE)
     mixed = has_others(header)
     right = _LEFT + axis.side + (_STRIP if mixed else 0)
     page = Page(right + 28 + BAR, _TOP + axis.side + _BOTTOM)
@@ -52,13 +60,13 @@ def _draw_one(header: Header, moment: Moment, panel: Panel, colours: ColourScale
     page.picture(_LEFT, _TOP, paint(axis.fit(panel.weights), colours, axis.side, axis.lines()))
     _label_frames(page, axis)
     if mixed:
-        _draw_other(page, _LEFT + axis.side, axis, panel.other)
+        _draw_other(page, _LEFT + axis.side, axis, panel.other, others_text(header))
     draw_bar(page, right + 28, _TOP, min(axis.side, 480), colours)
     y = _TOP + axis.side + 86
-    g, share = header.grid, f"{100 * panel.share:.0f} %"
-    words = f"row entropy {panel.entropy:.2f} nats = {share} of log({len(g):,} keys)"
-    page.text(_LEFT, y, words, size=19)
-    words = f"{g.frames} frames of {g.rows} × {g.cols} tokens, in {axis.bins} × {axis.bins} blocks"
+    share = f"{100 * panel.share:.0f} %"
+    words = f"row entropy {panel.entropy:.2f} nats = {share} of log({len(header.grid):,} keys)"
+    page.text(_LEFT, y, words + (", over all frames" if header.window else ""), size=19)
+    words = f"{size_text(header)}, in {axis.bins} × {axis.bins} blocks"
     page.text(_LEFT, y + 30, words, size=17, colour=FAINT)
     return page.render()
 
@@ -78,10 +86,10 @@ def _label_frames(page: Page, axis: FrameAxis) -> None:
     page.text(_LEFT - 62, _TOP + middle, "query: frame that looks", size=19, upright=True)
 
 
-def _draw_other(page: Page, x: int, axis: FrameAxis, other: Tensor) -> None:
-    """Beside each row of the map, how much of its attention goes to tokens that are not video."""
+def _draw_other(page: Page, x: int, axis: FrameAxis, other: Tensor, words: str) -> None:
+    """Beside each row of the map, how much of its attention goes to tokens outside the map."""
     width = _STRIP - 28
     page.picture(x + 14, _TOP, profile(axis.fit_profile(other), width, axis.side))
     page.text(x + 14, _TOP + axis.side + 20, "0", size=15, align="center", colour=FAINT)
     page.text(x + 14 + width, _TOP + axis.side + 20, "100 %", size=15, align="center", colour=FAINT)
-    page.text(x + 14 + width / 2, _TOP + axis.side + 44, "not video", size=17, align="center")
+    page.text(x + 14 + width / 2, _TOP + axis.side + 44, words, size=17, align="center")

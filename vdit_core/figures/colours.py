@@ -54,7 +54,8 @@ class ColourScale:
             return [s * p for p in powers for s in steps if self.low <= s * p <= self.high]
         unit = 10.0 ** math.floor(math.log10(self.high - self.low))
         step = next(unit * s for s in (0.2, 0.5, 1, 2) if (self.high - self.low) / (unit * s) <= 6)
-        return [n * step for n in range(int(self.high / step) + 1)]
+        first, last = math.ceil(self.low / step - 1e-6), math.floor(self.high / step + 1e-6)
+        return [n * step for n in range(first, last + 1)]
 
 
 def choose_scale(maps: list[Tensor], scale: str) -> ColourScale:
@@ -71,6 +72,15 @@ def choose_scale(maps: list[Tensor], scale: str) -> ColourScale:
     if high / low < 4:  # nearly even: do not blow small differences up to full contrast
         low, high = (middle := math.sqrt(low * high)) / 2, middle * 2
     return ColourScale(low, high, log=True, clipped=bool((values < low).any()))
+
+
+def span(values: Tensor) -> ColourScale:
+    """A linear scale over the finite values; values nearly alike do not get full contrast."""
+    finite = values[values.isfinite()]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
+    least = max(abs(low), abs(high)) / 10 or 1.0
+    wider = max(0.0, least - (high - low)) / 2
+    return ColourScale(low - wider, high + wider, log=False, clipped=False)
 
 
 def paint(weights: Tensor, scale: ColourScale, side: int, edges: list[int]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d
 
 from ..grid import TokenGrid
+from ..record import Header
 from .canvas import ACCENT
 
 _NARROWEST = 7  # pixels of a frame between whose lines the map can still be seen
@@ -18,11 +19,21 @@ _NARROWEST = 7  # pixels of a frame between whose lines the map can still be see
 
 @dataclass(frozen=True)
 class FrameAxis:
-    """One axis of a map of a grid, pooled to at most `map_size` bins, in about `room` pixels."""
+    """One axis of a map of a grid, pooled to at most `map_size` bins, in about `room` pixels.
+
+    first: number of the grid's first frame in the video.
+    """
 
     grid: TokenGrid
     map_size: int
     room: int
+    first: int = 0
+
+    @classmethod
+    def of(cls, header: Header, room: int) -> FrameAxis:
+        """The axis of a record's maps, which may show a few frames only."""
+        first = header.window[0] if header.window else 0
+        return cls(header.map_grid, header.map_size, room, first)
 
     @cached_property
     def _firsts(self) -> list[int]:
@@ -69,7 +80,8 @@ class FrameAxis:
         width = self.side / self.grid.frames
         every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 10**9) if n * width >= room)
         shown = range(0, self.grid.frames, every)
-        return [(starts[n] + starts[n + 1]) / 2 for n in shown], [str(n) for n in shown]
+        names = [str(self.first + n) for n in shown]
+        return [(starts[n] + starts[n + 1]) / 2 for n in shown], names
 
     def fit(self, weights: Tensor) -> Tensor:
         """[measured, measured] → [bins, bins]."""

@@ -10,7 +10,7 @@ from ..record import Header
 from .canvas import FAINT, Page
 from .colours import ColourScale, paint
 from .frames import FrameAxis, profile
-from .legend import BAR, draw_bar, has_others, heads_text, moment_text
+from .legend import BAR, draw_bar, has_others, heads_text, moment_text, size_text
 from .panels import Moment, Panel
 
 _MARGIN, _TOP, _LABEL, _GAP, _STRIP = 32, 112, 28, 18, 22
@@ -25,7 +25,7 @@ def draw_sheet(
     columns = _columns(rows)
     lines = -(-len(panels) // columns)
     room = max(_SMALLEST, min(_LARGEST, _WIDE // columns - _GAP, _HIGH // lines - _GAP - _LABEL))
-    axis = FrameAxis(header.grid, header.map_size, room)
+    axis = FrameAxis.of(header, room)
     mixed = has_others(header)
     wide = axis.side + (_STRIP if mixed else 0) + _GAP
     high = _LABEL + axis.side + _GAP
@@ -73,11 +73,10 @@ def _title(rows: list[list[Panel]]) -> str:
 
 
 def _explain(page: Page, y: int, header: Header, lined: bool) -> None:
-    g = header.grid
-    size = f"{g.frames} frames of {g.rows} × {g.cols} tokens"
-    strip = " Blue: its attention on tokens that are not video." if has_others(header) else ""
+    others = "tokens that are not video" if header.window is None else "all that is not shown"
+    strip = f" Blue: its attention on {others}." if has_others(header) else ""
     lines = ", lines between frames" if lined else ""
-    first = f"Row: the place that looks. Column: where it looks. {size}{lines}."
+    first = f"Row: the place that looks. Column: where it looks. {size_text(header)}{lines}."
     page.text(_MARGIN, y, first, size=17)
-    second = f"Percent: row entropy as a share of log({len(g):,} keys).{strip}"
+    second = f"Percent: row entropy as a share of log({len(header.grid):,} keys).{strip}"
     page.text(_MARGIN, y + 28, second, size=17)

@@ -44,14 +44,21 @@ def choose_panels(
     data: RecordData, layers: Selection, head: str, step: Selection, branch: str, item: int
 ) -> tuple[Moment, list[list[Panel]]]:
     """The panels of each layer. Raises ValueError, saying what was captured, for a missing one."""
+    moment, found = choose_calls(data, layers, step, branch, item)
+    return moment, [_panels(data, m, head) for m in found]
+
+
+def choose_calls(
+    data: RecordData, layers: Selection, step: Selection, branch: str, item: int
+) -> tuple[Moment, list[Measurement]]:
+    """What was measured of each layer. Raises ValueError, saying what was captured instead."""
     if not data.measurements:
         raise ValueError("record: it holds no maps; choose layers and steps on VDiT Capture")
     at, whom = _step(data, step), _branch(data, branch)
     found = [
         data.find(layer=layer, step=at, branch=whom, item=item) for layer in _layers(data, layers)
     ]
-    moment = Moment(at, found[0].sigma, whom, item, len(captured_items(data)))
-    return moment, [_panels(data, m, head) for m in found]
+    return Moment(at, found[0].sigma, whom, item, len(captured_items(data))), found
 
 
 def captured_items(data: RecordData) -> list[int]:

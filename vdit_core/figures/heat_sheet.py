@@ -1,0 +1,117 @@
+"""A number per layer and head as a heat map, with each layer's mean and range beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..record import Header
+from .canvas import ACCENT, FAINT, INK, PAPER, Page
+from .colours import ColourScale, span
+from .legend import BAR, draw_bar, explain, moment_text, plain
+from .panels import Moment
+from .quantities import Quantity, filled
+
+_LEFT, _TOP, _BOTTOM = 96, 158, 138
+_WIDE, _HIGH = 760, 780  # pixels of the heat map, at most
+_BESIDE, _RANGE, _NUMBER = 40, 220, 84  # gap, plot of the ranges, the means in figures
+_NUMBERED = (44, 20)  # pixels of a cell that has room for its number
+_LIGHT = 0.55
+
+
+def draw_heat(
+    header: Header,
+    moment: Moment,
+    asked: Quantity,
+    name: str,
+    layers: Sequence[int],
+    heads: Sequence[int],
+    values: Tensor,
+) -> Tensor:
+    """values: [layers, heads], NaN for what was not captured; name: of the colours, with its unit.
+
+    Returns [1, h, w, 3].
+    """
+    cell = (_cell(_WIDE, len(heads), 110), _cell(_HIGH, len(layers), 64))
+    wide, high = cell[0] * len(heads), cell[1] * len(layers)
+    colours, beside = span(values), _LEFT + wide + _BESIDE
+    right = max(beside + _RANGE + _NUMBER, 860)
+    page = Page(right + BAR, _TOP + high + _BOTTOM)
+    page.text(_LEFT, 38, filled(asked.title, header), size=32, bold=True)
+    page.text(_LEFT, 80, moment_text(header, moment), size=19, colour=FAINT)
+    _draw_cells(page, values, colours, cell)
+    _label(page, layers, heads, cell)
+    _draw_ranges(page, beside, values, colours, cell[1])
+    draw_bar(page, right, _TOP, max(160, min(high, 480)), colours, name)
+    explain(page, _LEFT, _TOP + high + 72, filled(asked.words, header))
+    return page.render()
+
+
+def _cell(room: int, count: int, largest: int) -> int:
+    return max(8, min(largest, room // count))
+
+
+def _draw_cells(page: Page, values: Tensor, colours: ColourScale, cell: tuple[int, int]) -> None:
+    rgb = colours.colours(values)
+    pixels = rgb.repeat_interleave(cell[1], 0).repeat_interleave(cell[0], 1)
+    if min(cell) > 12:
+        for edge in (pixels[:: cell[1]], pixels[:, :: cell[0]]):
+            edge.fill_(1.0)
+    axes = page.axes(_LEFT, _TOP, pixels.shape[1], pixels.shape[0])
+    axes.imshow(pixels.numpy(), aspect="auto", interpolation="nearest")
+    axes.set_axis_off()
+    if cell[0] < _NUMBERED[0] or cell[1] < _NUMBERED[1]:
+        return
+    light = rgb.mean(-1) > _LIGHT
+    for row, col in (~values.isnan()).nonzero().tolist():
+        x, y = _LEFT + (col + 0.5) * cell[0], _TOP + (row + 0.5) * cell[1]
+        ink = INK if bool(light[row, col]) else PAPER
+        size = 17 if cell[1] > 30 else 13
+        page.text(x, y, short(values[row, col].item()), size=size, colour=ink, align="center")
+
+
+def _label(page: Page, layers: Sequence[int], heads: Sequence[int], cell: tuple[int, int]) -> None:
+    """Numbers of the heads above, of the layers at the left."""
+    middle = len(heads) * cell[0] / 2
+    page.text(_LEFT + middle, _TOP - 40, "head", size=17, align="center")
+    every = -(-30 // cell[0])
+    for n in range(0, len(heads), every):
+        x = _LEFT + (n + 0.5) * cell[0]
+        page.text(x, _TOP - 14, f"{heads[n]}", size=16, align="center", colour=FAINT)
+    every = -(-18 // cell[1])
+    for n in range(0, len(layers), every):
+        y = _TOP + (n + 0.5) * cell[1]
+        page.text(_LEFT - 12, y, f"{layers[n]}", size=16, align="right", colour=FAINT)
+    page.text(_LEFT - 62, _TOP + len(layers) * cell[1] / 2, "layer", size=17, upright=True)
+
+
+def _draw_ranges(page: Page, x: int, values: Tensor, colours: ColourScale, cell: int) -> None:
+    """For each layer a line from its least to its largest head, and a dot at the mean."""
+    axes = page.axes(x, _TOP, _RANGE, len(values) * cell)
+    room = 0.04 * (colours.high - colours.low)
+    axes.set_xlim(colours.low - room, colours.high + room)
+    axes.set_ylim(len(values), 0)
+    axes.set_yticks([])
+    axes.set_xticks(colours.ticks(), [plain(tick) for tick in colours.ticks()], fontsize=15)
+    axes.grid(axis="x", color="#d0d7de", linewidth=1)
+    axes.set_axisbelow(True)
+    page.text(x, _TOP - 14, "mean and range of the heads", size=16, colour=FAINT)
+    for row, whole in enumerate(values):
+        known = whole[whole.isfinite()]
+        if not len(known):
+            continue
+        y, mean = row + 0.5, known.mean().item()
+        axes.plot([known.min().item(), known.max().item()], [y, y], color=FAINT, linewidth=2)
+        axes.plot([mean], [y], "o", color=ACCENT, markersize=min(11, cell * 0.6))
+        if cell >= 14:
+            at = x + _RANGE + _NUMBER - 22, _TOP + y * cell
+            page.text(*at, short(mean), size=min(17, cell), align="right")
+
+
+def short(value: float) -> str:
+    """A number for a small place."""
+    size = abs(value)
+    if 0 < size < 0.005:
+        return "<0.01" if value > 0 else "0.00"
+    return f"{value:.{2 if size < 10 else 1 if size < 100 else 0}f}".replace("-", "−")

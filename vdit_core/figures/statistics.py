@@ -1,0 +1,89 @@
+"""One statistic of a record, layer by layer: its picture and its table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..record import Header, Measurement, RecordData
+from ..selection import Selection, parse_selection
+from .curve_sheet import draw_curves
+from .heat_sheet import draw_heat
+from .legend import moment_text
+from .panels import Moment, choose_calls
+from .pictures import evenly
+from .quantities import QUANTITIES, Curve, Quantity, filled, with_unit
+
+_COLUMNS = 9  # of a curve's table, at most
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """image: [1, H, W, 3] float 0..1. report: a table as text."""
+
+    image: Tensor
+    report: str
+
+
+def draw_statistic(
+    data: RecordData, *, statistic: str, step: Selection, branch: str, item: int = 0
+) -> Statistics:
+    """Draw a statistic of every captured layer, a heat map over the heads or a curve each.
+
+    step, branch: as in attention_map. Raises ValueError for a statistic that was not captured.
+    """
+    if statistic not in QUANTITIES:
+        raise ValueError(f"statistic: got {statistic!r}, allowed are {', '.join(QUANTITIES)}")
+    asked, everything = QUANTITIES[statistic], parse_selection("all", "layers")
+    moment, found = choose_calls(data, everything, step, branch, item)
+    if any(getattr(m.measures, asked.needs) is None for m in found):
+        raise ValueError(
+            f"statistic: {statistic!r} was not captured; turn on {asked.switch} on VDiT Capture "
+            "and sample again"
+        )
+    if isinstance(asked, Curve):
+        return _curves(data.header, moment, found, asked)
+    return _heat(data.header, moment, found, asked, statistic)
+
+
+def _heat(
+    header: Header, moment: Moment, found: Sequence[Measurement], asked: Quantity, name: str
+) -> Statistics:
+    heads = sorted({head for m in found for head in m.heads})
+    values = torch.full((len(found), len(heads)), torch.nan, dtype=torch.float64)
+    rows: list[Tensor] = []
+    for row, m in enumerate(found):
+        numbers = asked.read(header, m.measures)
+        values[row, [heads.index(head) for head in m.heads]] = numbers
+        rows.append(torch.stack((numbers.mean(), numbers.min(), numbers.max())))
+    layers = [m.layer for m in found]
+    table = _table(layers, ("mean", "min", "max"), rows)
+    report = _report(header, moment, with_unit(asked.title, asked.unit), table)
+    image = draw_heat(header, moment, asked, with_unit(name, asked.unit), layers, heads, values)
+    return Statistics(image, report)
+
+
+def _curves(
+    header: Header, moment: Moment, found: Sequence[Measurement], asked: Curve
+) -> Statistics:
+    layers, places = [m.layer for m in found], asked.places(header, found[0].measures)
+    curves = torch.stack([asked.read(header, m.measures).mean(0) for m in found])
+    shown = evenly(len(places), _COLUMNS)
+    table = _table(layers, [f"{float(places[n]):g}" for n in shown], curves[:, shown])
+    title = f"{asked.title}: {asked.up}, by {asked.across}"
+    report = _report(header, moment, title, table)
+    return Statistics(draw_curves(header, moment, asked, layers, places, curves), report)
+
+
+def _report(header: Header, moment: Moment, title: str, table: list[str]) -> str:
+    return "\n".join([filled(title, header), moment_text(header, moment), "", *table])
+
+
+def _table(layers: Sequence[int], columns: Sequence[str], rows: Iterable[Tensor]) -> list[str]:
+    lines = [f"{'layer':>5}" + "".join(f"{name:>10}" for name in columns)]
+    for layer, row in zip(layers, rows, strict=True):
+        lines.append(f"{layer:>5}" + "".join(f"{value:>10.4g}" for value in row.tolist()))
+    return lines
