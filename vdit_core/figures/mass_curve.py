@@ -21,7 +21,6 @@ def mass_kept(curve: Tensor, rates: Tensor) -> Tensor:
     """
     ends = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
     places, kept = torch.cat([ends[:, :1], curve.double().clamp(0, 1), ends[:, 1:]], 1)
-    kept = torch.where(places < 1, kept, 0.0)  # of which rounding leaves a little
     right = torch.searchsorted(places, rates.double()).clamp(1, len(places) - 1)
     left = right - 1
     width, fall = places[right] - places[left], kept[left] - kept[right]
@@ -31,7 +30,8 @@ def mass_kept(curve: Tensor, rates: Tensor) -> Tensor:
     at = torch.log1p(along * torch.expm1(steepness * _WIDTH)) / steepness
     share = torch.expm1((steepness + 1) * at) / torch.expm1((steepness + 1) * _WIDTH)
     known = first[left].isfinite() & (right < len(places) - 1)
-    return kept[left] - fall * torch.where(known, share, along)
+    found = kept[left] - fall * torch.where(known, share, along)
+    return found.clamp_min(0).round(decimals=6)  # the curve comes in float32
 
 
 def _steepness(mean: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def _report(header: Header, moment: Moment, title: str, table: list[str]) -> str
 
 
 def _table(layers: Sequence[int], columns: Sequence[str], rows: Iterable[Tensor]) -> list[str]:
-    lines = [f"{'layer':>5}" + "".join(f"{name:>10}" for name in columns)]
+    lines = [f"{'layer':>5}" + "".join(f"{name:>11}" for name in columns)]
     for layer, row in zip(layers, rows, strict=True):
-        lines.append(f"{layer:>5}" + "".join(f"{value:>10.4g}" for value in row.tolist()))
+        lines.append(f"{layer:>5}" + "".join(f"{value:>11.4g}" for value in row.tolist()))
     return lines
