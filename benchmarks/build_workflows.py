@@ -131,7 +131,7 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
     "toy_load_record": lambda c: load_record(c, TOY),
     "toy_transfer": lambda c: transfer(c, TOY, notes.TRANSFER, "1-4"),
     "toy_temperature": lambda c: variants(
-        c, TOY, notes.TEMPERATURE, at_temperatures(0.5, 1.0, 1.5, 3.0)
+        c, TOY, notes.TEMPERATURE, at_temperatures(0.25, 0.5, 1.0, 2.0)
     ),
     "toy_skip_heads": lambda c: variants(
         c,

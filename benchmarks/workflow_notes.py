@@ -56,7 +56,7 @@ TEMPERATURE = f"""{TOY}## One number inside the softmax
 The scores are divided by **T** before the softmax: below 1 every token looks at fewer places, above
 1 at more. Same seed, same prompt in each row.
 
-**Look at** how the object and the background hold together, or do not.
+**Look at** what goes first: the later frames at T = 0.25, the background at T = 2.
 
 **Try** `layers` = `0` or `-1`, or two of these nodes in a row: temperatures multiply.
 """
