@@ -46,7 +46,8 @@ uses the source's attention map: who looks at whom comes from the source, what i
 target. This tiny model breaks when all its layers are transferred at once.
 
 **Look at** the edited video beside the target prompt alone: the target's colour in both, the path
-drawn towards the source's in the first.
+drawn towards the source's in the first. The seed was chosen because it shows this well: a picture,
+not evidence.
 
 **Try** `layers` = `all`, `0` or `3-5`, a lower `strength`, or a target prompt with another shape.
 """
