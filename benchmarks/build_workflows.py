@@ -119,7 +119,7 @@ def skipping(title: str, file: str, heads: str) -> Variant:
 
 
 def perturbed(title: str, kind: str, strength: float, layers: str) -> Variant:
-    file = f"perturb_{kind}" if strength else "perturb_none"
+    file = f"perturb_{layers}_{kind}" if strength else "perturb_none"
     return Variant(
         title, file, "VDiTPerturb", {"map": kind, "strength": strength, "layers": layers}
     )
@@ -140,7 +140,8 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
         [
             skipping("All heads", "none", "none"),
             skipping("Without the first head of the last layer", "one", "-1:0"),
-            skipping("Without layer 2", "layer", "2:*"),
+            skipping("Without layer 0", "layer_0", "0:*"),
+            skipping("Without layer 1", "layer_1", "1:*"),
             skipping("Without any self-attention", "all", "all:*"),
         ],
     ),
@@ -149,8 +150,9 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
         TOY,
         notes.PERTURB,
         [
-            perturbed("Untouched", "identity", 0.0, "2"),
-            perturbed("Layer 2 sees only itself (identity)", "identity", 1.0, "2"),
+            perturbed("Untouched", "identity", 0.0, "1"),
+            perturbed("Layer 1 sees only itself (identity)", "identity", 1.0, "1"),
+            perturbed("Layer 1 sees the mean (uniform)", "uniform", 1.0, "1"),
             perturbed("Layer 2 sees the mean (uniform)", "uniform", 1.0, "2"),
         ],
     ),

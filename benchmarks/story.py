@@ -61,13 +61,15 @@ CHAPTERS = (
         "toy_perturb",
         "Replace one layer's map",
         "By the identity (every token sees only itself) or by the uniform map (every token sees "
-        "the mean of all), to find out what that layer is for.",
+        "the mean of all), to find out what that layer is for. Layer 1 draws no background "
+        "without its map; in layer 2 the mean does almost as well.",
     ),
     Chapter(
         "toy_skip_heads",
         "Leave heads out",
-        "The output of chosen heads is set to zero and they are not computed. One head is hardly "
-        "missed; without all of them no place knows of any other.",
+        "The output of chosen heads is set to zero and they are not computed. Here one head costs "
+        "contrast, layer 0 the object's place, layer 1 the background; without all of them no "
+        "place knows of any other.",
     ),
     Chapter(
         "toy_load_record",

@@ -66,7 +66,7 @@ SKIP_HEADS = f"""{TOY}## Which heads does it need?
 
 **VDiT Skip Heads** leaves heads out: their output is zero and they are not computed.
 
-**Look at** how little one head matters, and what a whole layer does.
+**Look at** what each row has lost: contrast, the object's place, the stripes, everything.
 
 **Try** `0:*; 5:1,3`, or only the first half of the steps with `end_percent` = 0.5.
 """
@@ -76,7 +76,8 @@ PERTURB = f"""{TOY}## What is a layer's map for?
 In one layer the attention map is replaced: by the **identity** (every token sees only itself) or by
 the **uniform** map (every token sees the mean of all).
 
-**Look at** what breaks: the object, its motion, or the background.
+**Look at** what breaks: the object, its motion, or the background. Layer 1 cannot do without its
+map; in layer 2 the mean does almost as well.
 
 **Try** other `layers`, or `strength` = 0.5.
 """
