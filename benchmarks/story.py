@@ -88,7 +88,7 @@ CHAPTERS = (
             "a yellow ring drifting on a dark background",
             "a blue square growing on a light background",
             "a green triangle still on a checkered background",
-            "a purple circle drifting on a checkered background",
+            "a purple circle growing on a checkered background",
             "a cyan square falling on a dark background",
         ),
     ),
