@@ -35,10 +35,14 @@ class Section:
 CHAPTERS = (
     Chapter(
         "toy_transfer",
-        "Keep one video's structure, take another's words",
+        "Use one video's maps with another's words",
         f"Source: “{TOY.prompt}”. Target: “{TOY.target}”. Both start from the same noise. In the "
         "edited video the target prompt uses the source's attention maps in layers 1 to 4: who "
-        "looks at whom is the source's, what is seen the target's. Beside it, the target alone.",
+        "looks at whom is the source's, what is seen the target's. Beside it, the target alone. On "
+        "this toy model that only draws the object towards the source's path, in a seed chosen "
+        "because it shows it; transfer in all layers breaks the picture. The paper's claim for "
+        "Wan, that prompts far from the source keep its structure, does not show up here: see the "
+        "numbers below.",
         more="Frame by frame, with differences",
     ),
     Chapter(

@@ -39,7 +39,7 @@ Run **toy_attention_maps** first: its VDiT Save Record writes the file this work
 **Try** `layer` = `all` and `head` = `mean`, or your own record. Press **R** to see new files.
 """
 
-TRANSFER = f"""{TOY}## One video's structure, another's words
+TRANSFER = f"""{TOY}## One video's maps, another's words
 
 Source and target are sampled **side by side from the same noise**. In layers 1 to 4 the target
 uses the source's attention map: who looks at whom comes from the source, what is seen from the
