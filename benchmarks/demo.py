@@ -19,11 +19,12 @@ from typing import Any
 
 from .build_workflows import FOLDER, WORKFLOWS
 from .checks import Check, StudyFailed, run_apart, study_names
+from .client import Progress, ServerProblem, WorkflowFailed
 from .facts import gather_facts
 from .gallery import render
 from .readings import RECORD, compared, entropies
 from .report import Failure, FolderInUse, Outcome, Picture, Report, check_folder, publish
-from .server import ComfyServer, Progress, ServerProblem, WorkflowFailed
+from .server import ComfyServer
 from .story import CHAPTERS
 from .workflow_api import Json, WorkflowError, to_prompt
 

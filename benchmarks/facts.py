@@ -12,15 +12,14 @@ from pathlib import Path
 
 import psutil
 
-from .server import DIRECT, ComfyServer
+from .client import ComfyClient
 
 PACK = Path(__file__).parent.parent
 
 
-def gather_facts(server: ComfyServer, quick: bool) -> dict[str, str]:
+def gather_facts(server: ComfyClient, quick: bool) -> dict[str, str]:
     """The machine, the versions, the date and the command, as lines of text."""
-    with DIRECT.open(server.url + "/system_stats", timeout=60) as response:
-        stats = json.load(response)
+    stats = json.loads(server.send("/system_stats"))
     system = stats["system"]
     devices = ", ".join(device["name"] for device in stats["devices"])
     return {

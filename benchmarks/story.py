@@ -68,7 +68,7 @@ CHAPTERS = (
         "Turn one number: temperature",
         "The scores are divided by T before the softmax. Below 1 every token looks at fewer "
         "places, above 1 at more. One seed, one prompt; only T differs. At 0.25 the later frames "
-        "fall apart, at 2 the background is gone and the object still falls.",
+        "fall apart, at 2 the background is gone and the object hardly falls.",
     ),
     Chapter(
         "toy_perturb",

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, sync_playwright
 from vdit_attention.benchmarks.build_workflows import FOLDER, WORKFLOWS
-from vdit_attention.benchmarks.server import DIRECT, ComfyServer
+from vdit_attention.benchmarks.client import DIRECT
+from vdit_attention.benchmarks.server import ComfyServer
 
 pytestmark = pytest.mark.browser
 

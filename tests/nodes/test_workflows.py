@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from vdit_attention.benchmarks.build_workflows import FOLDER, WORKFLOWS, build
-from vdit_attention.benchmarks.server import ComfyServer, WorkflowFailed
+from vdit_attention.benchmarks.client import WorkflowFailed
+from vdit_attention.benchmarks.server import ComfyServer
 from vdit_attention.benchmarks.workflow_api import Input, inputs_of, to_prompt, widget_values
 from vdit_attention.vdit_core.host.toy_sampling import SamplerSettings
 

@@ -14,7 +14,7 @@ from ..toy.latents import CHANNELS
 def trainable_wan(seed: int) -> WanModel:
     """A tiny Wan in float32 with fresh weights, for training."""
     torch.manual_seed(seed)
-    network = WanModel(**WAN_CONFIG, dtype=torch.float32, operations=nn)  # type: ignore[arg-type]
+    network = WanModel(**WAN_CONFIG, dtype=torch.float32, operations=nn)
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

@@ -21,6 +21,7 @@ KEY = "toy"  # of the token lists, as "l" or "umt5xxl" in ComfyUI's own encoders
 WEIGHT = "words.weight"  # name of the vectors in the file, [words, width]
 
 Tokens = list[list[tuple[int, float]]]  # per prompt, per word: (index, weight)
+Numbered = list[list[tuple[int, float, int]]]  # the same, and the word's number, from 1
 
 
 class ToyTokenizer:
@@ -35,7 +36,7 @@ class ToyTokenizer:
 
     def tokenize_with_weights(
         self, text: str, return_word_ids: bool = False, **_: object
-    ) -> dict[str, Tokens]:
+    ) -> dict[str, Tokens] | dict[str, Numbered]:
         """`(red:1.3)` gives red the weight 1.3; an escaped bracket is an unknown word."""
         parts = comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0)
         tokens = [
@@ -45,7 +46,7 @@ class ToyTokenizer:
         ]
         check_length(len(tokens))
         if return_word_ids:
-            return {KEY: [[(*t, i + 1) for i, t in enumerate(tokens)]]}  # type: ignore[misc]
+            return {KEY: [[(*token, number) for number, token in enumerate(tokens, 1)]]}
         return {KEY: [tokens]}
 
     def untokenize(self, tokens: list[tuple[int, float]]) -> list[tuple[tuple[int, float], str]]:

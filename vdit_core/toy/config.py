@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .latents import CHANNELS
 from .text import LENGTH, WIDTH
 
-WAN_CONFIG = {
+WAN_CONFIG: dict[str, Any] = {
     "model_type": "t2v",
     "patch_size": [1, 1, 1],
     "text_len": LENGTH,
