@@ -1,5 +1,8 @@
 """Mend triton's interpreter, which runs the kernels without a GPU, for the installed numpy."""
 
+# The interpreter has no settings: what must change is private. Triton is not on every platform.
+# pyright: reportPrivateUsage=false, reportMissingImports=false
+
 from __future__ import annotations
 
 from triton.runtime import interpreter

@@ -40,8 +40,10 @@ def test_every_measure_at_every_size(
     check_measures(x, grid=grid, map_size=size, **EVERY)
 
 
-@pytest.mark.parametrize("dtype", [FP32, BF16], ids=str)
-@pytest.mark.parametrize("kind", ["peaked", "flat", "one key", "ties"])
+@pytest.mark.parametrize(
+    "kind, dtype",
+    [("peaked", BF16), ("flat", FP32), ("one key", FP16), ("ties", FP32), ("peaked", FP32)],
+)
 def test_maps_of_every_kind(kind: str, dtype: torch.dtype) -> None:
     x = operands(kind, (1, 1, 65, 32), dtype)
     check_measures(x, grid=TokenGrid(3, 3, 7, prefix=2), map_size=9, **EVERY)
@@ -112,7 +114,7 @@ def test_a_window_of_the_map() -> None:
 
 def test_groups_of_heads_give_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = TokenGrid(2, 3, 3)
-    x = operands("plain", (2, 2, len(grid), 32), FP32)
+    x = operands("plain", (1, 2, len(grid), 32), FP32)
     whole = measure(*x, grid=grid, implementation="triton")
     monkeypatch.setattr(triton_measures, "GROUP_BYTES", 1)
     for name, value in vars(measure(*x, grid=grid, implementation="triton")).items():

@@ -107,8 +107,8 @@ def fold(
     if mask is not None:
         mask = mask.view(torch.uint8) if mask.dtype == torch.bool else mask
         mask = mask.expand(*q.shape[:3], k.shape[2])
-    indices = (x.to(q.device, torch.int64) for x in (own, heads, rows))
-    return FoldedHeads(q, k, mask, *indices, factor.to(q.device, torch.float32))
+    own, heads, rows = (x.to(q.device, torch.int64) for x in (own, heads, rows))
+    return FoldedHeads(q, k, mask, own, heads, rows, factor.to(q.device, torch.float32))
 
 
 def _check(q: Tensor, k: Tensor, plan: AttentionPlan, rows: Tensor, heads: Tensor) -> None:
