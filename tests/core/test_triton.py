@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -14,6 +16,7 @@ from vdit_attention.vdit_core.attention import (
     attend,
     measure,
     triton_heads,
+    triton_kernels,
     triton_measures,
 )
 from vdit_attention.vdit_core.grid import TokenGrid
@@ -204,6 +207,20 @@ def test_thresholds_blocks_and_dtypes_it_does_not_take_are_errors() -> None:
         measure(*(part.double() for part in x), wants="lse", implementation="triton")
     with pytest.raises(ValueError, match=r"v: .*float16"):
         attend(*x[:2], x[2].half(), AttentionPlan(), implementation="triton")
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="there is a GPU to compile for")
+def test_every_kernel_compiles_for_an_h100(pytestconfig: pytest.Config) -> None:
+    cache = {"TRITON_CACHE_DIR": str(pytestconfig.cache.mkdir("triton"))}
+    answer = subprocess.run(
+        [sys.executable, "-m", "vdit_attention.tests.compile_kernels"],
+        env={**os.environ, **cache, "TRITON_INTERPRET": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+    compiled = {line.split(":")[0] for line in answer.stdout.splitlines()}
+    assert compiled == {name for name in vars(triton_kernels) if name.endswith("_kernel")}
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="tensors are on a GPU")

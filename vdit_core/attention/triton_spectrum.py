@@ -15,6 +15,7 @@ from .triton_launch import count_below, count_digits
 
 DIGIT_BITS = DIGITS.bit_length() - 1
 SPLITS = 8  # parts into which one pass splits the bracket of a row
+MOST_PASSES = 64  # ten or so close a bracket; one that holds NaN would never close
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,11 @@ def curve_levels(keys: int) -> Tensor:
 def keys_for(heads: FoldedHeads, rows: Rows, share: float) -> Tensor:
     """Mean over attending rows of the share of allowed keys that hold `share` of its mass, [n]."""
     bracket = _Bracket.around(rows, heads.keys, 1 - share)
-    while bracket.open:
+    passes = 0
+    while bracket.open and passes < MOST_PASSES:
         levels = bracket.levels
         bracket.narrow(levels, *count_below(heads, rows, levels))
+        passes += 1
     kept = (rows.allowed - bracket.dropped).clamp_min(1) / rows.allowed.clamp_min(1).double()
     return (kept * rows.attends).sum(-1) / rows.attends.sum(-1)
 
