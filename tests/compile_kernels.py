@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import triton
@@ -19,7 +20,7 @@ from vdit_attention.vdit_core.attention import attend, measure, triton_heads
 from vdit_attention.vdit_core.grid import TokenGrid
 from vdit_attention.vdit_core.plan import AttentionPlan, Threshold
 
-H100 = SimpleNamespace(
+H100: Any = SimpleNamespace(
     get_current_device=lambda: 0,
     get_current_stream=lambda device: 0,
     get_current_target=lambda: GPUTarget("cuda", 90, 32),
@@ -29,7 +30,7 @@ H100 = SimpleNamespace(
 def compile_only() -> None:
     """Let a launch compile and no more."""
     triton.runtime.driver.set_active(H100)
-    run = triton.JITFunction.run
+    run: Any = triton.JITFunction.run
 
     def compiled(kernel: triton.JITFunction, *arguments: object, **options: object) -> None:
         made = run(kernel, *arguments, **{**options, "warmup": True})
