@@ -14,6 +14,16 @@ if not all(importlib.util.find_spec(name) for name in ("vdit_attention", "comfy"
 
 import torch
 
+TRITON = importlib.util.find_spec("triton") is not None
+if TRITON and not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are defined, and ComfyUI defines some
+collect_ignore = [] if TRITON else ["core/test_triton.py", "gpu/test_triton_on_cuda.py"]
+
+
+def pytest_report_header() -> str:
+    how = "on the GPU" if torch.cuda.is_available() else "in its interpreter"
+    return f"tests of triton: {how if TRITON else 'left out: triton is not installed'}"
+
 
 def choose_cpu() -> None:
     """Tell ComfyUI to use the CPU; it reads its command line when comfy is first imported."""

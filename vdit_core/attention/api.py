@@ -15,7 +15,7 @@ from .reference import reference_attend
 from .thin import Thinning, thinned_group
 from .tiles import heads_at_once
 
-IMPLEMENTATIONS = ("auto", "dense", "streaming", "reference")
+IMPLEMENTATIONS = ("auto", "dense", "streaming", "reference", "triton")
 
 
 def attend(
@@ -36,7 +36,8 @@ def attend(
     dense: who does the ordinary attention inside (a host's backend); torch's own when left out.
     implementation: "dense" folds the plan into calls of `dense` and thins the heads whose weights
     have a threshold tile by tile, "streaming" tiles over queries in float32, "reference" builds the
-    map; "auto" is "dense". report: with "dense", told what a threshold dropped.
+    map, "triton" runs its own kernels on a GPU; "auto" is "dense". report: with "dense" and
+    "triton", told what a threshold dropped.
     """
     _check(q, k, v, plan, implementation)
     check_mask(mask, q, k)
@@ -46,6 +47,10 @@ def attend(
         return reference_attend(q, k, v, plan, mask=mask, scale=scale)
     if implementation == "streaming":
         return _streaming(q, k, v, plan, mask, scale)
+    if implementation == "triton":
+        from .triton_attend import triton_attend
+
+        return triton_attend(q, k, v, plan, mask=mask, scale=scale, report=report)
     inside = Inside(dense or _torch_dense(scale), scale, report)
     return folded_attend(q, k, v, plan, inside, mask)
 

@@ -97,7 +97,7 @@ class FrameDistance:
         """[G, F], entry d is the mass on frames d before or after the query's own."""
         frame = torch.arange(self.grid.frames, device=self.sums.device)
         distance = (frame[:, None] - frame).abs()
-        return _by_distance(self.sums, distance) / self.grid.video_tokens
+        return by_distance(self.sums, distance) / self.grid.video_tokens
 
 
 class SpatialDistance:
@@ -113,7 +113,7 @@ class SpatialDistance:
 
     def result(self) -> Tensor:
         """[G, n], entry d is the mass at a distance of d tokens (Euclidean, rounded)."""
-        return _by_distance(self.sums, self.grid.distances().to(self.sums.device)) / (
+        return by_distance(self.sums, self.grid.distances().to(self.sums.device)) / (
             self.grid.video_tokens
         )
 
@@ -133,7 +133,7 @@ class TextMass:
         return self.sums / max(1, self.rows)
 
 
-def _by_distance(sums: Tensor, distance: Tensor) -> Tensor:
+def by_distance(sums: Tensor, distance: Tensor) -> Tensor:
     """Sum [G, n, n] over entries of equal distance [n, n]; → [G, distances]."""
     found = sums.new_zeros(len(sums), int(distance.max()) + 1, dtype=torch.float64)
     return found.index_add_(1, distance.flatten(), sums.flatten(1).double())
