@@ -211,8 +211,8 @@ class VDiTSparsity(io.ComfyNode):
                     min=1,
                     max=1000,
                     advanced=True,
-                    tooltip="block mode: for how many steps a choice of blocks serves. Choosing costs "
-                    "as much as dense attention, on a CPU about twice that.",
+                    tooltip="block mode: for how many steps a choice of blocks serves. Choosing "
+                    "costs as much as dense attention, on a CPU about twice that.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The sparse model, for a sampler.")],
