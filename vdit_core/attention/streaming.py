@@ -142,14 +142,14 @@ class _Structure:
 
     def add(self, tile: Tile, share: Tensor) -> None:
         part = VideoPart(self.grid, tile.queries, tile.weights, share)
-        if self.asks("frame_distance_mass"):
-            self.frames.add(part)
-        if self.asks("spatial_distance_mass"):
-            self.places.add(part)
         if self.asks("pooled_map", "other_mass"):
             whole = self.map_grid == self.grid
             window = part if whole else VideoPart(self.map_grid, tile.queries, tile.weights, share)
             self.pooled.add(window)
+        if self.asks("frame_distance_mass"):
+            self.frames.add(part)
+        if self.asks("spatial_distance_mass"):
+            self.places.add(part)
 
     def results(self) -> dict[str, Tensor]:
         pooled, others = self.pooled.result()
@@ -186,10 +186,9 @@ class _Spectrum:
         self.asks, self.device = question.asks, problem.device
 
     def add(self, tile: Tile, share: Tensor) -> None:
-        for head, (logs, total, allowed) in enumerate(
-            zip(tile.logs, tile.log_total, tile.allowed, strict=True)
-        ):
-            rows = SortedRows(logs, total, allowed)
+        parts = zip(tile.logs, tile.log_total, tile.allowed, tile.weights, strict=True)
+        for head, (logs, total, allowed, weights) in enumerate(parts):
+            rows = SortedRows(logs, total, allowed, weights)
             if self.asks("keys_for_95"):
                 self.few[head].append(rows.keys_for(0.95)[allowed > 0])
             if self.asks("mass_curve"):

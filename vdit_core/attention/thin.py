@@ -142,8 +142,9 @@ def quantiles(softmax: Softmax, rates: Tensor, size: int | None = None) -> list[
         states = [Selection(rate, softmax.queries, margin) for rate in rates.tolist()]
         try:
             for tile in softmax.tiles(size):
-                for head, state in enumerate(states):
-                    state.add(SortedRows(tile.logs[head], tile.log_total[head], tile.allowed[head]))
+                parts = zip(tile.logs, tile.log_total, tile.allowed, tile.weights, strict=True)
+                for state, (logs, total, allowed, weights) in zip(states, parts, strict=True):
+                    state.add(SortedRows(logs, total, allowed, weights))
             return [state.result() for state in states]
         except Missed:
             continue

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..grid import TokenGrid
-from ..measures.structure import by_distance
+from ..measures.structure import by_frame_distance, by_spatial_distance
 from .question import Question
 
 OUTSIDE = -1  # the frame of a query that is not video, the bin of one that is not in the map
@@ -62,8 +62,7 @@ def frame_distance(sums: Tensor, runs: Runs, grid: TokenGrid) -> Tensor:
     by_frame = keys.sum(-1, dtype=torch.float64)
     found = by_frame.new_zeros(len(sums), grid.frames, grid.frames)
     found.index_add_(1, runs.frame[video].to(sums.device), by_frame)
-    frame = torch.arange(grid.frames, device=sums.device)
-    return by_distance(found, (frame[:, None] - frame).abs()) / grid.video_tokens
+    return by_frame_distance(found) / grid.video_tokens
 
 
 def pooled_map(sums: Tensor, runs: Runs, question: Question) -> tuple[Tensor, Tensor]:
@@ -83,4 +82,4 @@ def pooled_map(sums: Tensor, runs: Runs, question: Question) -> tuple[Tensor, Te
 
 def spatial_distance(sums: Tensor, grid: TokenGrid) -> Tensor:
     """Mean mass of a video query by distance in the picture, from [n, places, places]; [n, d]."""
-    return by_distance(sums, grid.distances().to(sums.device)) / grid.video_tokens
+    return by_spatial_distance(sums, grid) / grid.video_tokens

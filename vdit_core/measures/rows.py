@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,13 +23,6 @@ class RowStatistics:
         self, queries: Tensor, weights: Tensor, logs: Tensor, share: Tensor, mass: Tensor
     ) -> None:
         """−Σ p log p with p = share · weights, without forming p. logs: log(weights), finite."""
-        within = _row_dots(weights, logs) * share
+        within = torch.linalg.vecdot(weights, logs) * share
         log_share = share.log().nan_to_num(neginf=0.0)
         self.entropy[:, queries] = (-within - mass * log_share).clamp_min_(0)
-
-
-def _row_dots(a: Tensor, b: Tensor) -> Tensor:
-    """Σ_j a_ij b_ij. On a CPU by numpy, which needs no table of products (torch does)."""
-    if a.device.type != "cpu":
-        return torch.linalg.vecdot(a, b)
-    return torch.from_numpy(np.einsum("gij,gij->gi", a.numpy(), b.numpy()))

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,18 +24,18 @@ class SortedRows:
     """The weights of a tile in ascending order, behind those that the mask forbids.
 
     logs: [t, Lk] not yet divided by the row sums; the given tensor itself is sorted. ignored: [t]
-    how many at the front do not count. log_total: [t].
+    how many at the front do not count. log_total: [t]. work: [t, Lk] that may be written over.
     """
 
-    def __init__(self, logs: Tensor, log_total: Tensor, allowed: Tensor) -> None:
+    def __init__(self, logs: Tensor, log_total: Tensor, allowed: Tensor, work: Tensor) -> None:
         _sort(logs)
-        self.logs, self.log_total, self.allowed = logs, log_total, allowed
+        self.logs, self.log_total, self.allowed, self._work = logs, log_total, allowed, work
         self.ignored = logs.shape[-1] - allowed
 
     @cached_property
     def running(self) -> Tensor:
         """Mass of each row up to and with each entry, not yet divided, [t, Lk]."""
-        weights = self.logs.exp()
+        weights = torch.exp(self.logs, out=self._work)
         return torch.cumsum(weights, -1, out=weights)  # in float64 inside, on a CPU
 
     def below(self, log_weights: Tensor) -> Tensor:
@@ -187,7 +188,7 @@ def _merged(parts: list[_Values]) -> _Values:
     if all(part.counts is None for part in parts):
         _sort(values)
         distinct = values.diff().count_nonzero()
-        if distinct > len(values) // 2:
+        if distinct > len(values) // 8:
             return _Values(values)
         return _Values(*values.unique_consecutive(return_counts=True))
     ones = [torch.ones_like(p.values, dtype=torch.int64) for p in parts]
@@ -237,8 +238,12 @@ class Curve:
 
 def _between(rows: SortedRows, first: Tensor, last: Tensor) -> Tensor:
     """Log weights of the runs first … last of each row, one after the other."""
-    runs = zip(rows.logs, rows.log_total, first.tolist(), last.tolist(), strict=True)
-    return torch.cat([row[start:stop] - total for row, total, start, stop in runs])
+    totals = rows.log_total.repeat_interleave(last - first)
+    if rows.logs.device.type == "cpu":  # numpy cuts runs out many times faster
+        runs = zip(rows.logs.numpy(), first.tolist(), last.tolist(), strict=True)
+        return torch.from_numpy(np.concatenate([row[a:b] for row, a, b in runs])) - totals
+    place = torch.arange(rows.logs.shape[-1], device=first.device)
+    return rows.logs[(place >= first[:, None]) & (place < last[:, None])] - totals
 
 
 def _sort(values: Tensor) -> None:
@@ -251,8 +256,11 @@ def _sort(values: Tensor) -> None:
     if threads == 1 or rows.size < 2**15:
         rows.sort(-1)
         return
-    parts = [rows[i::threads] for i in range(threads)]
-    list(_pool(threads).map(lambda part: part.sort(-1), parts))
+    parts = np.array_split(rows, threads)
+    others = [_pool(threads - 1).submit(part.sort, -1) for part in parts[1:]]
+    parts[0].sort(-1)
+    for other in others:
+        other.result()
 
 
 @cache

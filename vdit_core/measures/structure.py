@@ -32,7 +32,7 @@ class VideoPart:
 
     @cached_property
     def frames(self) -> Tensor:
-        """Mass on each frame, [G, t, F]."""
+        """Mass on each frame, [G, t, F]; the pooled map fills it in where its bins tell."""
         return self.by_frame.sum(-1) * self.share[..., None]
 
     def mass(self, keys: slice) -> Tensor:
@@ -73,7 +73,9 @@ class PooledMap:
             pooled = part.by_frame @ self.to_bins.to(part.by_frame)
         else:
             pooled = part.by_frame.unflatten(-1, (each, -1)).sum(-1)
-        return pooled.flatten(-2) * part.share[..., None]
+        pooled = pooled * part.share[..., None, None]
+        part.frames = pooled.sum(-1)
+        return pooled.flatten(-2)
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Mean weight per block [G, m, m], and per query bin the mass on other keys [G, m]."""
@@ -95,9 +97,7 @@ class FrameDistance:
 
     def result(self) -> Tensor:
         """[G, F], entry d is the mass on frames d before or after the query's own."""
-        frame = torch.arange(self.grid.frames, device=self.sums.device)
-        distance = (frame[:, None] - frame).abs()
-        return by_distance(self.sums, distance) / self.grid.video_tokens
+        return by_frame_distance(self.sums) / self.grid.video_tokens
 
 
 class SpatialDistance:
@@ -113,9 +113,7 @@ class SpatialDistance:
 
     def result(self) -> Tensor:
         """[G, n], entry d is the mass at a distance of d tokens (Euclidean, rounded)."""
-        return by_distance(self.sums, self.grid.distances().to(self.sums.device)) / (
-            self.grid.video_tokens
-        )
+        return by_spatial_distance(self.sums, self.grid) / self.grid.video_tokens
 
 
 class TextMass:
@@ -133,7 +131,28 @@ class TextMass:
         return self.sums / max(1, self.rows)
 
 
-def by_distance(sums: Tensor, distance: Tensor) -> Tensor:
-    """Sum [G, n, n] over entries of equal distance [n, n]; → [G, distances]."""
-    found = sums.new_zeros(len(sums), int(distance.max()) + 1, dtype=torch.float64)
-    return found.index_add_(1, distance.flatten(), sums.flatten(1).double())
+def by_frame_distance(sums: Tensor) -> Tensor:
+    """Sum over pairs of frames equally far apart, [G, F, F] → [G, F] float64."""
+    return _by_offset(sums.double(), 1, 2)
+
+
+def by_spatial_distance(sums: Tensor, grid: TokenGrid) -> Tensor:
+    """Sum over pairs of places equally far apart, Euclidean, rounded. [G, R·C, R·C] → [G, n]."""
+    each = grid.rows, grid.cols
+    by_row = _by_offset(sums.unflatten(2, each).unflatten(1, each), 1, 3)  # [G, rows, C, C]
+    offsets = _by_offset(by_row.double(), 2, 3)  # [G, rows apart, cols apart]
+    row, col = (torch.arange(n, device=sums.device) for n in each)
+    distance = torch.hypot(row[:, None].float(), col.float()).round_().long()
+    found = offsets.new_zeros(len(sums), int(distance.max()) + 1)
+    return found.index_add_(1, distance.flatten(), offsets.flatten(1))
+
+
+def _by_offset(sums: Tensor, first: int, second: int) -> Tensor:
+    """Sum over pairs of indices of two axes with equal |i − j|, which is then axis `first`."""
+    parts: list[Tensor] = []
+    for offset in range(sums.shape[first]):
+        part = sums.diagonal(offset, first, second).sum(-1)
+        if offset:
+            part = part + sums.diagonal(-offset, first, second).sum(-1)
+        parts.append(part)
+    return torch.stack(parts, first)
