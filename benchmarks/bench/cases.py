@@ -141,7 +141,8 @@ def _flex(problem: Problem) -> Work:
     if not problem.q.is_cuda:
         raise LeftOut(NO_FLEX)
     kept = random_blocks(problem, RATE).to(problem.q.device)
-    mask, flex = flex_mask(kept, BLOCK, (problem.q.shape[2],) * 2), torch.compile(flex_attention)
+    tokens, flex = problem.q.shape[2], torch.compile(flex_attention)
+    mask = flex_mask(kept, BLOCK, (tokens, tokens))
     return lambda: flex(problem.q, problem.k, problem.v, block_mask=mask)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,17 +31,19 @@ class Thinning:
     kept: Tensor | None = None
 
     @classmethod
-    def nothing(cls, batch: int, heads: int, blocks: tuple[int, int] | None = None) -> Thinning:
-        def zeros() -> Tensor:
-            return torch.zeros(batch, heads, dtype=torch.float64)
+    def nothing(cls, shape: Sequence[int], blocks: tuple[int, int] | None = None) -> Thinning:
+        """shape: (B, H)."""
 
-        kept = None if blocks is None else torch.ones(batch, heads, *blocks, dtype=torch.bool)
+        def zeros() -> Tensor:
+            return torch.zeros(*shape, dtype=torch.float64)
+
+        kept = None if blocks is None else torch.ones(*shape, *blocks, dtype=torch.bool)
         return cls(zeros(), zeros(), zeros(), kept)
 
     def among(self, heads: Tensor, count: int) -> Thinning:
         """The same for heads that are some of `count`."""
         blocks = None if self.kept is None else (self.kept.shape[2], self.kept.shape[3])
-        whole = Thinning.nothing(len(self.weights), count, blocks)
+        whole = Thinning.nothing((len(self.weights), count), blocks)
         for name, values in vars(whole).items():
             if values is not None:
                 values[:, heads] = getattr(self, name)
@@ -60,7 +63,7 @@ def thin(
     assert plan.threshold is not None
     blocks = plan.threshold.blocks
     counts = None if blocks is None else _block_counts(q, k, blocks)
-    done = Thinning.nothing(*q.shape[:2], counts)
+    done = Thinning.nothing(q.shape[:2], counts)
     softmax_only = replace(plan, map=None, gate=None)
     for row in (plan.threshold.rate > 0).any(1).nonzero()[:, 0].tolist():
         thinned = (plan.threshold.rate[row] > 0).nonzero()[:, 0]

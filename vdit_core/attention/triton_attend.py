@@ -35,7 +35,7 @@ def triton_attend(
         raise ValueError("threshold: 'triton' drops single weights, not blocks of them")
     gate = torch.ones(q.shape[:2]) if plan.gate is None else plan.gate.float()
     out = v.new_zeros(*q.shape[:3], v.shape[3])
-    found = Thinning.nothing(*q.shape[:2])
+    found = Thinning.nothing(q.shape[:2])
     rate = torch.zeros_like(gate) if plan.threshold is None else plan.threshold.rate
     size = max(1, GROUP_BYTES // (4 * q.shape[2] * v.shape[3]))
     for thin in (None, plan.threshold):
