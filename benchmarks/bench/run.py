@@ -44,7 +44,7 @@ def gather_facts(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if cuda else processor(),
         "threads": torch.get_num_threads(),
-        "waiting": f"OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', 'not set')}",
+        "waiting": f"GOMP_SPINCOUNT={os.environ.get('GOMP_SPINCOUNT', 'not set')}",
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "time": "the least of some repeats, in turn with scaled_dot_product_attention",
         "memory": HOW[device.type],

@@ -203,7 +203,7 @@ def test_few_rows_are_kept_of_a_long_map() -> None:
     group = HeadGroup(q, k, AttentionPlan(), 0, torch.tensor([0]))
     state, most = Selection(0.7, 2048), 0
     for tile in group.own.tiles(32):
-        state.add(SortedRows(tile.logs[0], tile.log_total[0], tile.allowed[0], tile.weights[0]))
+        state.add(SortedRows(tile.logs[0], tile.log_total[0], tile.allowed[0], tile.work[0]))
         most = max(most, state.held)
     assert most < 0.06 * 2048**2
     assert state.result().entries == 2048**2

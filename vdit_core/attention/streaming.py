@@ -109,7 +109,8 @@ class _Rows:
     def add(self, tile: Tile, share: Tensor) -> None:
         self.state.add(tile.queries, tile.largest, tile.lse)
         if self.logs:
-            self.state.add_entropy(tile.queries, tile.weights, tile.logs, share, tile.mass)
+            products = torch.mul(tile.weights, tile.logs, out=tile.work)
+            self.state.add_entropy(tile.queries, products.sum(-1), share, tile.mass)
 
     def results(self) -> dict[str, Tensor]:
         s = self.state
@@ -186,11 +187,11 @@ class _Spectrum:
         self.asks, self.device = question.asks, problem.device
 
     def add(self, tile: Tile, share: Tensor) -> None:
-        parts = zip(tile.logs, tile.log_total, tile.allowed, tile.weights, strict=True)
-        for head, (logs, total, allowed, weights) in enumerate(parts):
-            rows = SortedRows(logs, total, allowed, weights)
+        parts = zip(tile.logs, tile.log_total, tile.allowed, tile.work, strict=True)
+        for head, part in enumerate(parts):
+            rows = SortedRows(*part)
             if self.asks("keys_for_95"):
-                self.few[head].append(rows.keys_for(0.95)[allowed > 0])
+                self.few[head].append(rows.keys_for(0.95)[rows.allowed > 0])
             if self.asks("mass_curve"):
                 self.curves[head].add(rows)
             if self.asks("threshold", "realised_rate", "mass_lost"):

@@ -145,9 +145,9 @@ def quantiles(softmax: Softmax, rates: Tensor, size: int | None = None) -> list[
         states = [Selection(rate, softmax.queries, margin) for rate in rates.tolist()]
         try:
             for tile in softmax.tiles(size):
-                parts = zip(tile.logs, tile.log_total, tile.allowed, tile.weights, strict=True)
-                for state, (logs, total, allowed, weights) in zip(states, parts, strict=True):
-                    state.add(SortedRows(logs, total, allowed, weights))
+                parts = zip(tile.logs, tile.log_total, tile.allowed, tile.work, strict=True)
+                for state, part in zip(states, parts, strict=True):
+                    state.add(SortedRows(*part))
             return [state.result() for state in states]
         except Missed:
             continue

@@ -24,7 +24,8 @@ class Tile:
     queries: [t] int64. weights: [G, t, Lk], not yet divided by total: [G, t]. mass: [G, t] their
     sum after the division. lse: [G, t] of the scores. allowed: [G, t] keys the mask lets through.
     shifted: [G, t, Lk] such that weights = exp(shifted), where the map is a softmax. dropped: of
-    thinned rows, how many allowed entries were dropped and the mass they held, each [G, t].
+    thinned rows, how many allowed entries were dropped and the mass they held, each [G, t]. work:
+    [G, t, Lk] to be written over by whoever reads the tile.
     """
 
     queries: Tensor
@@ -34,6 +35,7 @@ class Tile:
     lse: Tensor
     allowed: Tensor
     shifted: Tensor | None
+    work: Tensor
     dropped: tuple[Tensor, Tensor] | None = None
 
     @cached_property
@@ -85,14 +87,15 @@ class Softmax:
         (groups, queries, _), keys = self.q.shape, self.keys.shape[-1]
         size = size or tile_size(self.q.device, groups, queries, keys)
         count = -(-queries // size)
-        buffer = self.q.new_empty(2, groups * -(-queries // count) * keys)
+        buffers = self.q.new_empty(3, groups * -(-queries // count) * keys)
         for first in range(count):
             at = torch.arange(first, queries, count, device=self.q.device)
             shape = groups, len(at), keys
             used = groups * len(at) * keys
-            yield self._tile(at, buffer[0, :used].view(shape), buffer[1, :used].view(shape))
+            scores, weights, work = (buffer[:used].view(shape) for buffer in buffers)
+            yield self._tile(at, scores, weights, work)
 
-    def _tile(self, at: Tensor, scores: Tensor, weights: Tensor) -> Tile:
+    def _tile(self, at: Tensor, scores: Tensor, weights: Tensor, work: Tensor) -> Tile:
         torch.bmm(self.q[:, at], self.keys, out=scores)
         bias = self._with_blocks(self.bias(at), at)
         if bias is not None:
@@ -111,7 +114,8 @@ class Softmax:
             total = total.masked_fill(nowhere, 1)
             largest = largest.masked_fill(nowhere, float("-inf"))
         mass = (allowed > 0).to(total)
-        tile = Tile(at, weights, total, mass, largest + total.log(), allowed, scores)
+        lse = largest + total.log()
+        tile = Tile(at, weights, total, mass, lse, allowed, scores, work)
         return tile if self.thresholds is None else self._thinned(tile)
 
     def _thinned(self, tile: Tile) -> Tile:

@@ -19,10 +19,8 @@ class RowStatistics:
         self.lse[:, queries] = lse
         self.max_weight[:, queries] = largest
 
-    def add_entropy(
-        self, queries: Tensor, weights: Tensor, logs: Tensor, share: Tensor, mass: Tensor
-    ) -> None:
-        """−Σ p log p with p = share · weights, without forming p. logs: log(weights), finite."""
-        within = torch.linalg.vecdot(weights, logs) * share
+    def add_entropy(self, queries: Tensor, products: Tensor, share: Tensor, mass: Tensor) -> None:
+        """−Σ p log p with p = share · w, without forming p. products: Σ w log w, [G, t]."""
+        within = products * share
         log_share = share.log().nan_to_num(neginf=0.0)
         self.entropy[:, queries] = (-within - mass * log_share).clamp_min_(0)
