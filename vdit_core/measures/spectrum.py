@@ -125,7 +125,7 @@ class Selection:
         if not self.entries:  # the mask lets nothing through
             return Quantile(-math.inf, 0, 0.0, 1, 1)
         kept = _merged(self.kept)
-        place = kept.place(quantile_place(self.rate, self.entries) - self.below)
+        place = kept.run(quantile_place(self.rate, self.entries) - self.below).start
         less = kept[:place]
         below = self.below + less.entries
         mass = self.mass + less.mass
@@ -135,21 +135,21 @@ class Selection:
         """Keep only what can still be the quantile of all rows."""
         kept = _merged(self.kept)
         target = quantile_place(self.rate, self.entries) - self.below
-        estimate = kept.values[kept.place(target)]
+        estimate = kept.values[kept.run(target).start]
         shares = (rows.below(estimate[None])[:, 0] - rows.ignored) / rows.allowed.clamp_min(1)
         spread = float((shares.double() - self.rate).square().mean())
         reach = self.margin * math.sqrt(spread * (1 / self.seen - 1 / self.rows))
         away = SPARE + (int(reach * self.entries) if math.isfinite(reach) else self.entries)
-        start = kept.place(max(target - away, 0))
-        stop = kept.place(min(target + away, self.held - 1))
-        low, high = kept.values[start], kept.values[stop]
+        start = kept.run(max(target - away, 0)).start
+        stop = kept.run(min(target + away, self.held - 1)).stop
+        low, high = kept.values[start], kept.values[stop - 1]
         low = low if start else torch.full_like(low, -math.inf)
-        high = high if stop < len(kept.values) - 1 else torch.full_like(high, math.inf)
+        high = high if stop < len(kept.values) else torch.full_like(high, math.inf)
         self.bounds = _widened(low, high)
         dropped = kept[:start]
         self.below += dropped.entries
         self.mass += dropped.mass
-        self.kept = [kept[start : stop + 1]]
+        self.kept = [kept[start:stop]]
         self.held = self.kept[0].entries
         self.limit = 4 * self.held
 
@@ -173,13 +173,18 @@ class _Values:
         weights = self.values.double().exp()
         return float((weights if self.counts is None else weights * self.counts).sum())
 
-    def place(self, entry: int) -> int:
-        """Index of the first value equal to the entry-th, counted from 0. Raises Missed."""
+    def run(self, entry: int) -> slice:
+        """The run of values equal to the entry-th, counted from 0. Raises Missed."""
         if not 0 <= entry < self.entries:
             raise Missed
         if self.counts is not None:
-            return int(torch.searchsorted(self.counts.cumsum(0), entry, right=True))
-        return int(torch.searchsorted(self.values, self.values[entry]))
+            index = int(torch.searchsorted(self.counts.cumsum(0), entry, right=True))
+            return slice(index, index + 1)
+        first, past = (
+            int(torch.searchsorted(self.values, self.values[entry], right=right))
+            for right in (False, True)
+        )
+        return slice(first, past)
 
 
 def _merged(parts: list[_Values]) -> _Values:
