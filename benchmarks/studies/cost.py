@@ -49,7 +49,7 @@ def run(quick: bool = False) -> list[Check]:
     positive, negative = encode_prompts(clip, prompts), encode_prompts(clip, ["", ""])
     models = variants(model)
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(2 if quick else 5):
+    for _ in range(2 if quick else 3):
         for name, patched in models.items():
             began = time.perf_counter()
             _sample(patched, positive, negative)
