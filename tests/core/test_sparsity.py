@@ -204,7 +204,7 @@ def test_few_rows_are_kept_of_a_long_map() -> None:
     group = HeadGroup(q, k, AttentionPlan(), 0, torch.tensor([0]))
     state, most = Selection(0.7, 2048), 0
     for tile in group.own.tiles(32):
-        state.add(SortedRows(tile.logs[0], tile.log_total[0], tile.allowed[0], tile.work[0]))
+        state.add(SortedRows.sort(tile.logs[0], tile.log_total[0], tile.allowed[0], tile.work[0]))
         most = max(most, state.held)
     assert most < 0.06 * 2048**2
     assert state.result().entries == 2048**2
@@ -217,7 +217,7 @@ def test_rows_in_an_unfair_order_are_noticed_not_believed() -> None:
         for start in range(0, 4096, 64):
             logs = torch.randn(64, 64, generator=generator) + start  # ever larger
             none = torch.zeros(64)
-            state.add(SortedRows(logs, none, torch.full((64,), 64), torch.empty_like(logs)))
+            state.add(SortedRows.sort(logs, none, torch.full((64,), 64), torch.empty_like(logs)))
         state.result()
 
 
@@ -228,7 +228,7 @@ def test_counts_stay_right_past_two_to_the_31() -> None:
     assert quantile_place(0.999999, entries) == int(0.999999 * entries) > 2**32
     state = Selection(0.5, 2 * 75_600)
     zeros = torch.zeros(1, 64)
-    rows = SortedRows(zeros, torch.zeros(1), torch.tensor([64]), torch.empty_like(zeros))
+    rows = SortedRows.sort(zeros, torch.zeros(1), torch.tensor([64]), torch.empty_like(zeros))
     state.add(rows)
     state.entries = entries
     state.below = entries // 2 - 3

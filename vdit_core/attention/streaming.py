@@ -189,7 +189,7 @@ class _Spectrum:
     def add(self, tile: Tile, share: Tensor) -> None:
         parts = zip(tile.logs, tile.log_total, tile.allowed, tile.work, strict=True)
         for head, part in enumerate(parts):
-            rows = SortedRows(*part)
+            rows = SortedRows.sort(*part)
             if self.asks("keys_for_95"):
                 self.few[head].append(rows.keys_for(0.95)[rows.allowed > 0])
             if self.asks("mass_curve"):

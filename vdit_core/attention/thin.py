@@ -147,7 +147,7 @@ def quantiles(softmax: Softmax, rates: Tensor, size: int | None = None) -> list[
             for tile in softmax.tiles(size):
                 parts = zip(tile.logs, tile.log_total, tile.allowed, tile.work, strict=True)
                 for state, part in zip(states, parts, strict=True):
-                    state.add(SortedRows(*part))
+                    state.add(SortedRows.sort(*part))
             return [state.result() for state in states]
         except Missed:
             continue

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..plan import AttentionPlan
 
-CACHE_BYTES = 2**21  # per thread: larger tiles leave the cache, smaller ones cost more calls
+CACHE_BYTES = 2**22  # per thread: larger tiles leave the cache, smaller ones cost more calls
+MOST_THREADS = 4  # that tiles grow for, so that memory stays small on large machines
 GPU_BYTES = 2**26
 FEWEST = 32  # queries in a tile, for a matrix product worth its name, where memory allows
 LOWEST = -1e30  # the score of a key that may not be attended to; finite, so that 0 · score is 0
@@ -268,7 +269,7 @@ def as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _bytes(device: torch.device) -> int:
     if device.type == "cpu":
-        return CACHE_BYTES * torch.get_num_threads()
+        return CACHE_BYTES * min(torch.get_num_threads(), MOST_THREADS)
     return min(GPU_BYTES, _free_bytes(device) // 16)
 
 

@@ -16,26 +16,45 @@ import numpy as np
 import torch
 from torch import Tensor
 
+SAMPLE = 64  # rows of the first tile that give a first guess of the interval
 SPARE = 64  # entries kept on either side of the quantile beyond what the spread of rows asks
 CURVE = tuple(range(-16, 9, 2))  # weights 2^j / Lk at which the curve is measured
 
 
+@dataclass(frozen=True)
 class SortedRows:
     """The weights of a tile in ascending order, behind those that the mask forbids.
 
-    logs: [t, Lk] not yet divided by the row sums; the given tensor itself is sorted. ignored: [t]
-    how many at the front do not count. log_total: [t]. work: [t, Lk] that may be written over.
+    logs: [t, Lk] not yet divided by the row sums. log_total: [t]. allowed: [t] how many count.
+    work: [t, Lk] that may be written over.
     """
 
-    def __init__(self, logs: Tensor, log_total: Tensor, allowed: Tensor, work: Tensor) -> None:
+    logs: Tensor
+    log_total: Tensor
+    allowed: Tensor
+    work: Tensor
+
+    @classmethod
+    def sort(cls, logs: Tensor, log_total: Tensor, allowed: Tensor, work: Tensor) -> SortedRows:
+        """Sorts `logs` itself."""
         _sort(logs)
-        self.logs, self.log_total, self.allowed, self._work = logs, log_total, allowed, work
-        self.ignored = logs.shape[-1] - allowed
+        return cls(logs, log_total, allowed, work)
+
+    @property
+    def ignored(self) -> Tensor:
+        """How many at the front of each row do not count, [t]."""
+        return self.logs.shape[-1] - self.allowed
+
+    def some(self, count: int) -> SortedRows:
+        """About `count` of the rows, spread evenly."""
+        every = slice(None, None, max(1, len(self.logs) // count))
+        parts = (self.logs, self.log_total, self.allowed, self.work)
+        return SortedRows(*(part[every].contiguous() for part in parts))
 
     @cached_property
     def running(self) -> Tensor:
         """Mass of each row up to and with each entry, not yet divided, [t, Lk]."""
-        weights = torch.exp(self.logs, out=self._work)
+        weights = torch.exp(self.logs, out=self.work)
         return torch.cumsum(weights, -1, out=weights)  # in float64 inside, on a CPU
 
     def below(self, log_weights: Tensor) -> Tensor:
@@ -106,11 +125,15 @@ class Selection:
         self.limit = 0
 
     def add(self, rows: SortedRows) -> None:
+        if self.bounds is None and len(rows.logs) > SAMPLE:
+            first_guess = Selection(self.rate, self.rows, self.margin)
+            first_guess.add(rows.some(SAMPLE))
+            self.bounds = first_guess.bounds
         first, last = rows.ignored, rows.ignored + rows.allowed
         if self.bounds is not None:
             first, last = rows.below(self.bounds).unbind(-1)
-        self.below += int((first - rows.ignored).sum())
-        self.mass += float(rows.mass_before(first[:, None]).sum(dtype=torch.float64))
+            self.below += int((first - rows.ignored).sum())
+            self.mass += float(rows.mass_before(first[:, None]).sum(dtype=torch.float64))
         values = _between(rows, first, last)
         self.kept.append(_Values(values))
         self.held += len(values)
