@@ -46,8 +46,8 @@ class SortedRows:
         return self.logs.shape[-1] - self.allowed
 
     def some(self, count: int) -> SortedRows:
-        """About `count` of the rows, spread evenly."""
-        every = slice(None, None, max(1, len(self.logs) // count))
+        """At most `count` of the rows, spread evenly."""
+        every = slice(None, None, -(-len(self.logs) // count))
         parts = (self.logs, self.log_total, self.allowed, self.work)
         return SortedRows(*(part[every].contiguous() for part in parts))
 
