@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 REPORT = "report.json"
-BENCHMARK = ("bench.json", "bench.png")  # what `dev.py bench` leaves in the same folder
+# What `dev.py bench` leaves in the same folder.
+BENCHMARK = ("bench.json", "bench_facts.json", "bench.png")
 
 
 class FolderInUse(RuntimeError):

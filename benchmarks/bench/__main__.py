@@ -38,11 +38,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write(report: Report, file: Path) -> None:
-    """The numbers to this file, the picture beside it."""
+    """The rows to this file; growth and facts, and the picture, beside it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-    file.write_text(text + "\n", "utf-8")
+    _write_json(report.rows_json(), file)
+    _write_json(report.rest_json(), file.with_name(f"{file.stem}_facts.json"))
     draw(report, file.with_suffix(".png"))
+
+
+def _write_json(content: object, file: Path) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(text + "\n", "utf-8")
+    partial.replace(file)
 
 
 def table(report: Report) -> str:

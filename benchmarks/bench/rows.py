@@ -69,13 +69,13 @@ class Report:
     rows: list[Row] = field(default_factory=list[Row])
     left_out: list[str] = field(default_factory=list[str])
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "rows": [row.to_json() for row in self.rows],
-            "growth": [growth.to_json() for growth in growths(self.rows)],
-            "left_out": self.left_out,
-            "facts": self.facts,
-        }
+    def rows_json(self) -> list[dict[str, Any]]:
+        return [row.to_json() for row in self.rows]
+
+    def rest_json(self) -> dict[str, Any]:
+        """All that is not a row."""
+        growth = [each.to_json() for each in growths(self.rows)]
+        return {"growth": growth, "left_out": self.left_out, "facts": self.facts}
 
 
 def growths(rows: list[Row]) -> list[Growth]:

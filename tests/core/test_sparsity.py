@@ -146,6 +146,13 @@ def test_thresholds_of_another_run_are_used_as_given() -> None:
             close(attend(q, k, v, plan, implementation=implementation), wanted)
 
 
+def test_key_heads_that_serve_several_query_heads() -> None:
+    q, k, v = operands(40)
+    whole = [x[:, :1].expand_as(q).contiguous() for x in (k, v)]
+    plan = AttentionPlan(threshold=Threshold(RATES))
+    assert torch.equal(attend(q, k[:, :1], v[:, :1], plan), attend(q, *whole, plan))
+
+
 def test_heads_that_stay_dense_are_bit_identical() -> None:
     q, k, v = operands(65)
     found = attend(q, k, v, AttentionPlan(threshold=Threshold(RATES)))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from ..plan import AttentionPlan
-from .checks import check_finite, check_mask, check_operands
+from .checks import check_finite, check_mask, check_operands, grouped
 from .folded import Dense, Inside, folded_attend
 from .reference import reference_attend
 from .thin import Thinning, thinned_group
@@ -32,13 +32,15 @@ def attend(
 ) -> Tensor:
     """Attention as the plan wants it.
 
-    q, k, v: [B, H, L, D]. mask: broadcasts to [B, H, Lq, Lk], bool (True = may attend) or additive.
+    q, k, v: [B, H, L, D]; k and v may have fewer heads, each serving a group. mask: broadcasts to
+    [B, H, Lq, Lk], bool (True = may attend) or additive.
     dense: who does the ordinary attention inside (a host's backend); torch's own when left out.
     implementation: "dense" folds the plan into calls of `dense` and thins the heads whose weights
     have a threshold tile by tile, "streaming" tiles over queries in float32, "reference" builds the
     map, "triton" runs its own kernels on a GPU; "auto" is "dense". report: with "dense" and
     "triton", told what a threshold dropped.
     """
+    k, v = grouped(k, q), grouped(v, q)
     _check(q, k, v, plan, implementation)
     check_mask(mask, q, k)
     if plan.threshold is not None:

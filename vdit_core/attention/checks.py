@@ -1,4 +1,4 @@
-"""What every implementation may rely on: shapes that fit and finite numbers."""
+"""What every implementation may rely on: shapes that fit, equal heads, finite numbers."""
 
 from __future__ import annotations
 
@@ -38,3 +38,10 @@ def check_finite(**tensors: Tensor | None) -> None:
     for name, tensor in tensors.items():
         if tensor is not None and not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{name}: holds NaN or infinity; attention has no meaning there")
+
+
+def grouped(x: Tensor, q: Tensor) -> Tensor:
+    """Repeat key heads that serve several query heads, [B, H, L, D]."""
+    if x.ndim != 4 or x.shape[1] == q.shape[1] or q.shape[1] % x.shape[1]:
+        return x
+    return x.repeat_interleave(q.shape[1] // x.shape[1], 1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..grid import TokenGrid
 from ..plan import UNTOUCHED, AttentionPlan
-from .checks import check_finite, check_mask, check_operands
+from .checks import check_finite, check_mask, check_operands, grouped
 from .question import Question
 from .results import FIELDS, NEED_GRID, NEED_TEXT, NEED_VALUES, Measures
 
@@ -72,13 +72,6 @@ def measure(
     from .streaming import streaming_measure
 
     return streaming_measure(question, *operands, chosen, which, tile)
-
-
-def grouped(x: Tensor, q: Tensor) -> Tensor:
-    """Repeat key heads that serve several query heads, [B, H, L, D]."""
-    if x.ndim != 4 or x.shape[1] == q.shape[1] or q.shape[1] % x.shape[1]:
-        return x
-    return x.repeat_interleave(q.shape[1] // x.shape[1], 1)
 
 
 def _wanted(
