@@ -192,10 +192,10 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
         notes.SPARSITY,
         [
             sparse("Dense", "none", 0.0),
-            sparse("70 % of the weights dropped, in all layers", "all", 0.7),
-            sparse("70 % dropped, layers 0 to 2 spared", "spared", 0.7, schedule="0-2=0"),
+            sparse("90 % of the weights dropped, in all layers", "all", 0.9),
+            sparse("90 % dropped, layers 0 to 2 spared", "spared", 0.9, schedule="0-2=0"),
             sparse("Half of all blocks dropped", "block", 0.5, mode="block", block_size=32),
-            sparse("70 % dropped, thresholds from a dense run", "two_run", 0.7, mode=TWO_RUN),
+            sparse("90 % dropped, thresholds from a dense run", "two_run", 0.9, mode=TWO_RUN),
         ],
     ),
     "wan21_attention_maps": lambda c: attention_maps(c, WAN21, notes.WAN_ATTENTION_MAPS, 216, "3"),
