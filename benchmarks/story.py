@@ -88,9 +88,9 @@ CHAPTERS = (
         "toy_sparsity",
         "Drop the smallest weights",
         "Below a quantile of each head's map, or by whole blocks of 32 × 32 weights. When "
-        "every layer drops 90 % the stripes fade and the circle loses its shape; they are back when "
-        "the first three layers are spared. Layer 0, whose maps are nearly even, needs its small "
-        "weights most.",
+        "every layer drops 90 % the stripes fade and the circle loses its shape; both are back "
+        "when the first three layers are spared. Layer 0, whose maps are nearly even, needs its "
+        "small weights most.",
     ),
     Chapter(
         "toy_load_record",
