@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from .edits import Change
 from .edits.sparsity import Sparsify
+from .edits.transfer import PairTransfer
 from .record import Record
 from .selection import HeadList, Selection
 from .sites import BRANCHES, Kind, Layout, Site
@@ -111,6 +112,25 @@ def conflicts(program: Program, new: Spec, layout: Layout) -> list[tuple[Asker, 
             messages.append((old.asker, f"overruled in layers {layers}: a later node sets {field}"))
             messages.append((new.asker, f"overrules an earlier node's {field} in layers {layers}"))
     return messages
+
+
+def check_blocks(program: Program, layout: Layout) -> None:
+    """Raises ValueError for blocks in a layer that mixes two maps, which have other blocks each."""
+    edits = [s for s in program if isinstance(s, Edit)]
+    for blocks in edits:
+        if not isinstance(blocks.change, Sparsify) or blocks.change.mode != "block":
+            continue
+        for other in edits:
+            if not isinstance(other.change, PairTransfer) or other.change.strength == 1:
+                continue
+            theirs = chosen_heads(other.where, layout)
+            shared = [s.layer for s in chosen_heads(blocks.where, layout) if s in theirs]
+            if shared and _meet(blocks, other):
+                raise ValueError(
+                    f"{blocks.asker.name}: block mode cannot be combined with a transfer in part "
+                    f"(strength {other.change.strength} in layers {', '.join(map(str, shared))}); "
+                    "use strength 1, mode exact, or other layers"
+                )
 
 
 def check_thresholds(program: Program, layout: Layout) -> None:

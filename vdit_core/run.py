@@ -16,7 +16,17 @@ from torch import Tensor
 from .attention import ALWAYS_KEPT, MORE_KEPT, Dense, MapMeasures, attend, measure
 from .grid import TokenGrid
 from .plan import UNTOUCHED, AttentionPlan
-from .program import Asker, Capture, Edit, Program, Spec, Window, check_thresholds, chosen_heads
+from .program import (
+    Asker,
+    Capture,
+    Edit,
+    Program,
+    Spec,
+    Window,
+    check_blocks,
+    check_thresholds,
+    chosen_heads,
+)
 from .record import Header, Measurement, RecordData
 from .sites import Call, Layout, Site
 from .thinning import Thinned
@@ -89,6 +99,7 @@ class Run:
         for spec in self.active:
             self._check(spec, batch)
         check_thresholds(tuple(self.active), layout)
+        check_blocks(tuple(self.active), layout)
         for spec in program:
             if isinstance(spec, Capture):
                 spec.record.empty()

@@ -148,9 +148,10 @@ def test_thresholds_of_another_run_are_used_as_given() -> None:
 
 def test_key_heads_that_serve_several_query_heads() -> None:
     q, k, v = operands(40)
-    whole = [x[:, :1].expand_as(q).contiguous() for x in (k, v)]
+    whole_k, whole_v = (x[:, :1].expand_as(q).contiguous() for x in (k, v))
     plan = AttentionPlan(threshold=Threshold(RATES))
-    assert torch.equal(attend(q, k[:, :1], v[:, :1], plan), attend(q, *whole, plan))
+    found = attend(q, k[:, :1], v[:, :1], plan)
+    assert torch.equal(found, attend(q, whole_k, whole_v, plan))
 
 
 def test_heads_that_stay_dense_are_bit_identical() -> None:

@@ -14,6 +14,7 @@ from vdit_attention.tests.nodes import tiny
 from vdit_attention.tests.oracle import Case, no_wish
 from vdit_attention.vdit_core.edits.sparsity import Sparsify
 from vdit_attention.vdit_core.edits.temperature import Temperature
+from vdit_attention.vdit_core.edits.transfer import PairTransfer
 from vdit_attention.vdit_core.host import comfy as host
 from vdit_attention.vdit_core.program import Asker, Window
 
@@ -174,6 +175,16 @@ def test_two_modes_in_one_layer_are_refused_before_sampling() -> None:
         tiny.sample(both)
     apart = tiny.edited(model, Sparsify((0.5,) * 3, "block", block_size=16), "2")
     assert bool(torch.isfinite(tiny.sample(apart)).all())
+
+
+def test_blocks_and_a_transfer_in_part_are_refused_before_sampling() -> None:
+    blocks = Sparsify((0.5,) * 3, "block", block_size=16)
+    pair = {"positive": tiny.prompt(1, batch=2), "latent": tiny.empty_latent(2)}
+    half = tiny.edited(tiny.tiny_wan(), PairTransfer(0.5), "0-1")
+    with pytest.raises(ValueError, match=r"a transfer in part \(strength 0.5 in layers 1\)"):
+        tiny.sample(tiny.edited(half, blocks, "1-2"), **pair)  # pyright: ignore
+    apart = tiny.sample(tiny.edited(half, blocks, "2"), **pair)  # pyright: ignore
+    assert bool(torch.isfinite(apart).all())
 
 
 @pytest.mark.parametrize("mode", ["exact", "exact two-run", "block"])
