@@ -306,7 +306,7 @@ def test_chosen_rows_and_heads_come_back_in_the_order_asked() -> None:
             torch.testing.assert_close(value, getattr(whole, name)[1:][:, [2, 0]])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.integers(1, 90), st.integers(1, 100), st.integers(0, 10**6), st.floats(0.1, 8))
 def test_the_split_into_tiles_never_changes_the_answer(
     length: int, tile: int, seed: int, scale: float
@@ -316,11 +316,12 @@ def test_the_split_into_tiles_never_changes_the_answer(
     for name, value in vars(whole).items():
         if value is not None:
             # products of other tiles round scores of up to 100 differently, by 1e-5
-            loose = 1.5 / length if name in ("coverage", "keys_for_95") else 2e-5
+            counted = name in ("coverage", "keys_for_95", "mass_curve")
+            loose = 1.5 / length if counted else 2e-5
             torch.testing.assert_close(getattr(parts, name), value, rtol=2e-4, atol=loose)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.integers(2, 80), st.floats(0.001, 0.999), st.integers(0, 10**6), st.floats(0.1, 2))
 def test_sums_and_bounds_hold_for_any_map(
     length: int, rate: float, seed: int, scale: float

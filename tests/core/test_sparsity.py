@@ -176,7 +176,7 @@ def test_other_edits_act_beside_a_threshold() -> None:
         close(attend(q, k, v, both, implementation=implementation), wanted)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @example(6, 0.984375, 1, 0, 25.0, False)  # largest weights that are ties at 1
 @given(
     st.integers(1, 120),
