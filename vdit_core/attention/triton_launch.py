@@ -147,7 +147,8 @@ def _launch(
     mask, kind, blocked = _mask(heads)
     strides = *q.stride(), *k.stride(), *((0, 0, 0, 0) if kind == 0 else mask.stride())
     with torch.cuda.device_of(q):
-        kernel[grid or (_blocks(heads.queries, tiling.queries), len(heads))](  # type: ignore
+        # Pyright does not know that a kernel is indexed by its grid.
+        kernel[grid or (_blocks(heads.queries, tiling.queries), len(heads))](  # pyright: ignore
             *(q, k, mask, heads.rows, heads.heads, heads.factor, blocked, *strides),
             *arguments,
             *(heads.queries, heads.keys, q.shape[-1]),
