@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Protocol
 
@@ -12,12 +13,12 @@ from torch import Tensor
 
 from ..measures.columns import ColumnStatistics, value_norms
 from ..measures.rows import RowStatistics
-from ..measures.spectrum import Curve, Missed, Selection, SortedRows
+from ..measures.spectrum import MARGINS, Curve, Selection, SortedRows, until_found
 from ..measures.structure import FrameDistance, PooledMap, SpatialDistance, TextMass, VideoPart
 from ..plan import AttentionPlan
 from .question import Question
 from .results import Measures
-from .thin import MARGINS, thinned_group
+from .thin import thinned_group
 from .tiles import HeadGroup, Tile, heads_at_once
 
 
@@ -39,7 +40,8 @@ def streaming_measure(
     for row, some in product(rows, heads.split(each)):
         group = thinned_group(q, k, plan, row, some, mask, scale)
         values = None if v is None else v[row, some.to(v.device)]
-        found.append(_measured(_Problem(question, group, values), tile))
+        problem = _Problem(question, group, values)
+        found.append(until_found(partial(_measured, problem, tile)))
     shape = len(rows), len(heads)
     parts = {name: torch.cat([part[name] for part in found]) for name in question.wants}
     return Measures(**{name: part.unflatten(0, shape) for name, part in parts.items()})
@@ -63,20 +65,15 @@ class _Problem:
         return self.group.own.q.device
 
 
-def _measured(problem: _Problem, tile: int | None) -> dict[str, Tensor]:
-    for margin in MARGINS:
-        each = _Problem(problem.question, problem.group, problem.v, margin)
-        readers = [make(each) for fields, make in READERS if problem.question.asks(*fields)]
-        try:
-            for piece in problem.group.tiles(tile):
-                share = piece.mass.sign() / piece.total  # 0 for a row that attends nowhere
-                for reader in readers:
-                    reader.add(piece, share)
-            results = [reader.results() for reader in readers]
-            return {name: value for found in results for name, value in found.items()}
-        except Missed:
-            continue
-    raise AssertionError("a selection that keeps everything cannot miss")
+def _measured(problem: _Problem, tile: int | None, margin: float) -> dict[str, Tensor]:
+    each = replace(problem, margin=margin)
+    readers = [make(each) for fields, make in READERS if problem.question.asks(*fields)]
+    for piece in problem.group.tiles(tile):
+        share = piece.mass.sign() / piece.total  # 0 for a row that attends nowhere
+        for reader in readers:
+            reader.add(piece, share)
+    results = [reader.results() for reader in readers]
+    return {name: value for found in results for name, value in found.items()}
 
 
 class _Reader(Protocol):
@@ -136,27 +133,34 @@ class _Structure:
         question, heads, device = problem.question, problem.heads, problem.device
         assert question.grid is not None
         self.grid, self.map_grid = question.grid, question.map_grid
-        self.pooled = PooledMap(self.map_grid, heads, question.map_size, device)
-        self.frames = FrameDistance(self.grid, heads, device)
-        self.places = SpatialDistance(self.grid, heads, device)
-        self.asks = question.asks
+        self.pooled = self.frames = self.places = None
+        if question.asks("pooled_map", "other_mass"):
+            self.pooled = PooledMap(self.map_grid, heads, question.map_size, device)
+        if question.asks("frame_distance_mass"):
+            self.frames = FrameDistance(self.grid, heads, device)
+        if question.asks("spatial_distance_mass"):
+            self.places = SpatialDistance(self.grid, heads, device)
 
     def add(self, tile: Tile, share: Tensor) -> None:
         part = VideoPart(self.grid, tile.queries, tile.weights, share)
-        if self.asks("pooled_map", "other_mass"):
+        if self.pooled is not None:
             whole = self.map_grid == self.grid
             window = part if whole else VideoPart(self.map_grid, tile.queries, tile.weights, share)
             self.pooled.add(window)
-        if self.asks("frame_distance_mass"):
+        if self.frames is not None:
             self.frames.add(part)
-        if self.asks("spatial_distance_mass"):
+        if self.places is not None:
             self.places.add(part)
 
     def results(self) -> dict[str, Tensor]:
-        pooled, others = self.pooled.result()
-        frames, places = self.frames.result(), self.places.result()
-        names = "pooled_map", "other_mass", "frame_distance_mass", "spatial_distance_mass"
-        return dict(zip(names, (pooled, others, frames, places), strict=True))
+        found: dict[str, Tensor] = {}
+        if self.pooled is not None:
+            found["pooled_map"], found["other_mass"] = self.pooled.result()
+        if self.frames is not None:
+            found["frame_distance_mass"] = self.frames.result()
+        if self.places is not None:
+            found["spatial_distance_mass"] = self.places.result()
+        return found
 
 
 class _Text:

@@ -8,12 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..measures.spectrum import Missed, Quantile, Selection, SortedRows
+from ..measures.spectrum import Quantile, Selection, SortedRows, until_found
 from ..plan import AttentionPlan, Blocks
 from .blocks import block_attend, block_masses, choose_blocks, kept_mass
 from .tiles import HeadGroup, Softmax, heads_at_once
-
-MARGINS = (5.0, 30.0, float("inf"))  # standard errors kept around the quantile; the last is safe
 
 
 @dataclass(frozen=True)
@@ -141,17 +139,16 @@ def kept_blocks(
 
 def quantiles(softmax: Softmax, rates: Tensor, size: int | None = None) -> list[Quantile]:
     """The exact quantile of each head's allowed weights. rates: [G] in 0..1."""
-    for margin in MARGINS:
+
+    def select(margin: float) -> list[Quantile]:
         states = [Selection(rate, softmax.queries, margin) for rate in rates.tolist()]
-        try:
-            for tile in softmax.tiles(size):
-                parts = zip(tile.logs, tile.log_total, tile.allowed, tile.work, strict=True)
-                for state, part in zip(states, parts, strict=True):
-                    state.add(SortedRows.sort(*part))
-            return [state.result() for state in states]
-        except Missed:
-            continue
-    raise AssertionError("a selection that keeps everything cannot miss")
+        for tile in softmax.tiles(size):
+            parts = zip(tile.logs, tile.log_total, tile.allowed, tile.work, strict=True)
+            for state, part in zip(states, parts, strict=True):
+                state.add(SortedRows.sort(*part))
+        return [state.result() for state in states]
+
+    return until_found(select)
 
 
 def _write(out: Tensor, group: HeadGroup, v: Tensor, done: Thinning) -> None:

@@ -8,14 +8,18 @@ between which two values the quantile lies; what is below is counted, what is be
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
+MARGINS = (5.0, 30.0, math.inf)  # standard errors kept around the quantile; the last is safe
 SAMPLE = 64  # rows of the first tile that give a first guess of the interval
 SPARE = 64  # entries kept on either side of the quantile beyond what the spread of rows asks
 CURVE = tuple(range(-16, 9, 2))  # weights 2^j / Lk at which the curve is measured
@@ -112,7 +116,7 @@ class Selection:
     kept; infinite keeps everything.
     """
 
-    def __init__(self, rate: float, rows: int, margin: float = 5.0) -> None:
+    def __init__(self, rate: float, rows: int, margin: float = MARGINS[0]) -> None:
         self.rate, self.rows, self.margin = rate, rows, margin
         self.bounds: Tensor | None = None  # log weights between which the quantile must lie
         self.seen = 0  # rows
@@ -234,6 +238,16 @@ def _widened(low: Tensor, high: Tensor) -> Tensor:
     bounds = torch.stack([low, high])
     slack = 8 * torch.finfo(bounds.dtype).eps * (bounds.abs() + 16)
     return torch.stack([low - slack[0], high + slack[1]])
+
+
+def until_found(select: Callable[[float], T]) -> T:
+    """The answer of a selection at ever wider margins; the last keeps everything."""
+    for margin in MARGINS[:-1]:
+        try:
+            return select(margin)
+        except Missed:
+            continue
+    return select(MARGINS[-1])
 
 
 def quantile_place(rate: float, entries: int) -> int:
