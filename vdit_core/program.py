@@ -123,12 +123,10 @@ def check_blocks(program: Program, layout: Layout) -> None:
         for other in edits:
             if not isinstance(other.change, PairTransfer) or other.change.strength == 1:
                 continue
-            theirs = chosen_heads(other.where, layout)
-            shared = [s.layer for s in chosen_heads(blocks.where, layout) if s in theirs]
-            if shared and _meet(blocks, other):
+            if shared := _shared_layers(blocks, other, layout):
                 raise ValueError(
                     f"{blocks.asker.name}: block mode cannot be combined with a transfer in part "
-                    f"(strength {other.change.strength} in layers {', '.join(map(str, shared))}); "
+                    f"(strength {other.change.strength} in layers {shared}); "
                     "use strength 1, mode exact, or other layers"
                 )
 
@@ -140,14 +138,20 @@ def check_thresholds(program: Program, layout: Layout) -> None:
         for new in edits[index + 1 :]:
             assert isinstance(old.change, Sparsify) and isinstance(new.change, Sparsify)
             alike = replace(old.change, rates=new.change.rates) == new.change
-            theirs = chosen_heads(old.where, layout)
-            shared = [s.layer for s in chosen_heads(new.where, layout) if s in theirs]
-            if shared and not alike and _meet(old, new):
+            shared = "" if alike else _shared_layers(new, old, layout)
+            if shared:
                 raise ValueError(
-                    f"{new.asker.name}: layers {', '.join(map(str, shared))} already have another "
+                    f"{new.asker.name}: layers {shared} already have another "
                     f"mode ({old.change.mode}) than this node's ({new.change.mode}), or other "
                     "settings of it; give both nodes the same, or other layers"
                 )
+
+
+def _shared_layers(a: Edit, b: Edit, layout: Layout) -> str:
+    """The layers in which both act on one branch at one time, as text; empty where in none."""
+    theirs = chosen_heads(b.where, layout)
+    shared = [site.layer for site in chosen_heads(a.where, layout) if site in theirs]
+    return ", ".join(map(str, shared)) if _meet(a, b) else ""
 
 
 def _meet(a: Edit, b: Edit) -> bool:
