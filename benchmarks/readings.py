@@ -35,7 +35,7 @@ def entropies(content: bytes) -> list[Check]:
 
 
 def _layer(record: RecordData, measurement: Measurement) -> list[Check]:
-    shares = measurement.measures.entropy / math.log(len(record.header.grid))
+    shares = measurement.measures.entropy / math.log(len(record.header_of(measurement).grid))
     columns = {f"head {h}": s.item() for h, s in zip(measurement.heads, shares, strict=True)}
     columns["mean"] = shares.mean().item()
     return [

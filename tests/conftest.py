@@ -13,6 +13,7 @@ if not all(importlib.util.find_spec(name) for name in ("vdit_attention", "comfy"
     pytest.exit("run the tests with: python3 dev.py test [pytest arguments]", returncode=1)
 
 import torch
+from vdit_attention.tests.table import Table
 
 TRITON = importlib.util.find_spec("triton") is not None
 if TRITON and not torch.cuda.is_available():
@@ -23,6 +24,10 @@ collect_ignore = [] if TRITON else ["core/test_triton.py", "gpu/test_triton_on_c
 def pytest_report_header() -> str:
     how = "on the GPU" if torch.cuda.is_available() else "in its interpreter"
     return f"tests of triton: {how if TRITON else 'left out: triton is not installed'}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Table())
 
 
 def choose_cpu() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,13 +11,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """A sequence of `prefix` other tokens, frames × rows × cols video tokens, `suffix` others."""
+    """A sequence of `prefix` other tokens, frames × rows × cols video tokens, `suffix` others.
+
+    text: first token of the prompt and the one after its last, where it is in the sequence.
+    """
 
     frames: int
     rows: int
     cols: int
     prefix: int = 0
     suffix: int = 0
+    text: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return self.prefix + self.video_tokens + self.suffix
@@ -70,6 +75,12 @@ class TokenGrid:
             )
         each = self.rows * self.cols
         before, after = first * each, (self.frames - 1 - last) * each
-        return TokenGrid(
-            last - first + 1, self.rows, self.cols, self.prefix + before, self.suffix + after
+        return replace(
+            self, frames=last - first + 1, prefix=self.prefix + before, suffix=self.suffix + after
         )
+
+
+def in_patches(latent: Sequence[int], patch: Sequence[int]) -> tuple[int, int, int]:
+    """Frames, rows and columns of tokens of a latent [..., F, H, W] cut into patches, padded."""
+    frames, rows, cols = (-(-n // p) for n, p in zip(latent[-3:], patch, strict=True))
+    return frames, rows, cols

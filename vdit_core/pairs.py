@@ -10,12 +10,15 @@ from torch.nn.functional import pad
 
 Conditioning = list[list[Any]]  # as ComfyUI passes it: [[embedding, extras], …]
 Latent = dict[str, Any]  # "samples", and perhaps "batch_index" and "noise_mask"
+LENGTHS_KEY = "vdit_prompt_lengths"  # in a pair's extras: tokens of each prompt, [2] int64
+WHOLE = 2**31  # the length of a prompt that was not padded: more than any sequence has
 
 
 def pair_prompts(source: Conditioning, target: Conditioning) -> Conditioning:
     """One conditioning whose row 0 is the source prompt and row 1 the target prompt.
 
-    The shorter prompt is padded with zero vectors, as Wan's own text encoder pads.
+    The shorter prompt is padded with zero vectors, as Wan's own text encoder pads; where the model
+    attends to text and video together, a transfer hides that padding (see LENGTHS_KEY).
     """
     if len(source) != len(target):
         raise ValueError(
@@ -67,19 +70,21 @@ def _pair_entry(source: list[Any], target: list[Any]) -> list[Any]:
         )
     length = max(a.shape[1], b.shape[1])
     extras = dict(source[1])
-    for key in ("pooled_output", "attention_mask"):
-        x, y = source[1].get(key), target[1].get(key)
-        if isinstance(x, Tensor) and isinstance(y, Tensor):
-            extras[key] = torch.cat([_padded(x, length, key), _padded(y, length, key)])
-    return [torch.cat([_padded(a, length), _padded(b, length)]), extras]
+    pooled = [entry[1].get("pooled_output") for entry in (source, target)]
+    if all(isinstance(x, Tensor) for x in pooled):
+        extras["pooled_output"] = torch.cat(pooled)
+    masks = [_mask(entry) for entry in (source, target)]
+    words = torch.tensor([max(1, int(mask.sum())) for mask in masks])
+    extras[LENGTHS_KEY] = words.where(words < length, WHOLE)
+    if any("attention_mask" in entry[1] for entry in (source, target)):
+        extras["attention_mask"] = torch.cat([pad(m, (0, length - m.shape[1])) for m in masks])
+    return [torch.cat([pad(x, (0, 0, 0, length - x.shape[1])) for x in (a, b)]), extras]
 
 
-def _padded(x: Tensor, length: int, key: str = "") -> Tensor:
-    """Zero rows up to `length` tokens; a pooled vector has no tokens."""
-    if key == "pooled_output":
-        return x
-    missing = length - x.shape[1]
-    return pad(x, (0, missing) if x.ndim == 2 else (0, 0, 0, missing))
+def _mask(entry: list[Any]) -> Tensor:
+    """Which tokens of a prompt are words and not padding, [1, L]."""
+    whole = torch.ones(entry[0].shape[:2], dtype=torch.int64)
+    return entry[1].get("attention_mask", whole)
 
 
 def _shape(x: Tensor) -> str:

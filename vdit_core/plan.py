@@ -69,7 +69,8 @@ class Threshold:
 class AttentionPlan:
     """What one attention call does; `None` leaves the field as the model has it.
 
-    temperature: [B, H] > 0, divides the scores. gate: [B, H], multiplies the output.
+    temperature: [B, H] > 0, divides the scores. gate: [B, H], multiplies the output. text: [B, H]
+    int64, how many tokens of the prompt are keys, from its first on; it joins the model's mask.
     """
 
     source: Source | None = None
@@ -77,6 +78,7 @@ class AttentionPlan:
     map: MapMix | None = None
     threshold: Threshold | None = None
     gate: Tensor | None = None
+    text: Tensor | None = None
 
     @property
     def empty(self) -> bool:
@@ -94,6 +96,7 @@ class AttentionPlan:
             mix and MapMix(mix.identity[:, heads], mix.uniform[:, heads]),
             thin and replace(thin, rate=thin.rate[:, heads], weights=_of(thin.weights, heads)),
             _of(self.gate, heads),
+            _of(self.text, heads),
         )
 
     def scaled(self, temperature: Tensor) -> AttentionPlan:
@@ -104,6 +107,11 @@ class AttentionPlan:
     def gated(self, gate: Tensor) -> AttentionPlan:
         """Multiply the gates by [B, H]."""
         return replace(self, gate=gate if self.gate is None else self.gate * gate)
+
+    def showing(self, text: Tensor) -> AttentionPlan:
+        """Hide all but the first tokens of the prompt, [B, H] int64; the fewest asked for count."""
+        own = self.text
+        return replace(self, text=text if own is None else torch.minimum(text, own))
 
     def mixed(self, chosen: Tensor, mix: MapMix) -> AttentionPlan:
         """Set the map mixture where chosen [B, H]; the rest keeps what it had."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,10 @@ class Header:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One call, one batch item. heads: which heads the measures' first axis holds."""
+    """One call, one batch item. heads: which heads the measures' first axis holds.
+
+    grid: None for the header's; prompts of other lengths make longer or shorter sequences.
+    """
 
     site: str
     layer: int
@@ -63,6 +66,7 @@ class Measurement:
     item: int
     heads: tuple[int, ...]
     measures: MapMeasures = field(repr=False)
+    grid: TokenGrid | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,10 @@ class RecordData:
 
     header: Header
     measurements: tuple[Measurement, ...]
+
+    def header_of(self, m: Measurement) -> Header:
+        """The header as it holds for one measurement."""
+        return self.header if m.grid is None else replace(self.header, grid=m.grid)
 
     def find(self, *, layer: int, step: int, branch: str, item: int = 0) -> Measurement:
         """The first evaluation of a call. Raises ValueError naming what was captured instead."""
@@ -122,7 +130,9 @@ def save_record(data: RecordData, path: Path) -> None:
     tensors: dict[str, Tensor] = {}
     labels: list[dict[str, Any]] = []
     for index, m in enumerate(data.measurements):
-        labels.append({k: v for k, v in vars(m).items() if k != "measures"})
+        labels.append({k: v for k, v in vars(m).items() if k not in ("measures", "grid")})
+        if m.grid is not None:
+            labels[-1]["grid"] = asdict(m.grid)
         for name, value in vars(m.measures).items():
             if value is not None:
                 tensors[f"{index}.{name}"] = value.contiguous()
@@ -153,13 +163,13 @@ def load_record(path: Path) -> RecordData:
                 f"{VERSION}; update the pack"
             )
         header = content["header"]
-        header |= {"grid": TokenGrid(**header["grid"]), "sigmas": tuple(header["sigmas"])}
+        header |= {"grid": _grid(header["grid"]), "sigmas": tuple(header["sigmas"])}
         if header.get("window"):
             header["window"] = tuple(header["window"])
         stored = set(file.keys())
         measurements = tuple(
             Measurement(
-                **(label | {"heads": tuple(label["heads"])}),
+                **(label | {"heads": tuple(label["heads"]), "grid": _grid(label.get("grid"))}),
                 measures=MapMeasures(
                     **{
                         name: file.get_tensor(f"{index}.{name}")
@@ -171,6 +181,14 @@ def load_record(path: Path) -> RecordData:
             for index, label in enumerate(content["measurements"])
         )
     return RecordData(Header(**header), measurements)
+
+
+def _grid(stored: dict[str, Any] | None) -> TokenGrid | None:
+    """What JSON made of a grid; it has no tuples."""
+    if stored is None:
+        return None
+    text: list[int] | None = stored.pop("text", None)
+    return TokenGrid(**stored, text=(text[0], text[1]) if text else None)
 
 
 def _not_a_record(path: Path) -> ValueError:

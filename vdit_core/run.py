@@ -6,14 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from .attention import ALWAYS_KEPT, MORE_KEPT, Dense, MapMeasures, attend, measure
+from .attention import ALWAYS_KEPT, MORE_KEPT, Dense, MapMeasures, attend, hiding_text, measure
 from .grid import TokenGrid
 from .plan import UNTOUCHED, AttentionPlan
 from .program import (
@@ -58,7 +58,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Operands:
-    """One call's tensors. q, k, v: [B, H, L, D]. mask: four axes or None. dense: the host's own."""
+    """One call's tensors. q, k, v: [B, H, L, D]. mask: four axes or None. dense: the host's own.
+
+    prompts: [B] int64, tokens of each row's prompt where a pair was padded to the longer one.
+    """
 
     q: Tensor
     k: Tensor
@@ -67,6 +70,7 @@ class Operands:
     scale: float | None
     dense: Dense
     grid: Callable[[], TokenGrid]
+    prompts: Tensor | None = None
 
 
 class Run:
@@ -93,6 +97,7 @@ class Run:
         self.measured: dict[Spec, list[Measurement]] = {}
         self.grids: dict[Spec, TokenGrid] = {}
         self.evaluations: Counter[tuple[object, ...]] = Counter()
+        self.of_pairs = any(isinstance(s, Edit) and s.change.pairs for s in self.active)
         self.rehearsing = False  # a dense evaluation before the one that counts
         self.thinned = Thinned()
         self._suspects: list[tuple[Tensor, str]] = []
@@ -117,17 +122,23 @@ class Run:
 
     def attend(self, call: Call, x: Operands) -> Tensor | None:
         """Measure and edit one call: the output [B, H, Lq, D], or None to leave it untouched."""
-        plan = self._plan(call)
+        plan = self._plan(call, x)
+        shown, plan = plan.text, replace(plan, text=None)
+        if shown is not None:
+            prompt = x.grid().text
+            assert prompt is not None  # joint attention has the prompt among its keys
+            x = replace(x, mask=hiding_text(x.mask, prompt, shown, x.k))
         if plan.threshold is not None:
             plan = self.thinned.planned(plan, call, x.q, x.k, x.mask, x.scale, self.rehearsing)
         captures = [s for s in self.active if self._wants(s, call)]
-        if plan.empty and not captures:
+        untouched = plan.empty and shown is None
+        if untouched and not captures:
             return None
         self._check_finite(call, x)
         for capture in captures:
             self.poll()
             self._measure(capture, call, plan, x)
-        if plan.empty:
+        if untouched:
             return None
         self.poll()
         report = partial(self.thinned.hear, plan, call)
@@ -190,8 +201,10 @@ class Run:
                 "positive input"
             )
 
-    def _plan(self, call: Call) -> AttentionPlan:
+    def _plan(self, call: Call, x: Operands) -> AttentionPlan:
         plan = UNTOUCHED
+        if self.of_pairs and call.site.kind == "joint" and x.prompts is not None:
+            plan = plan.showing(x.prompts[:, None].expand(-1, call.site.heads))
         for spec in self.active:
             if isinstance(spec, Edit) and self._applies(spec, call):
                 chosen = self._chosen(spec, call)
@@ -219,7 +232,8 @@ class Run:
         return here and bool(call.rows(spec.branch).any())
 
     def _measure(self, capture: Capture, call: Call, plan: AttentionPlan, x: Operands) -> None:
-        grid = self.grids[capture] = x.grid()
+        grid = x.grid()
+        first = self.grids.setdefault(capture, grid)
         rows: list[int] = call.rows(capture.branch).nonzero()[:, 0].tolist()
         heads = self.chosen[capture][call.site]
         result = measure(
@@ -251,6 +265,7 @@ class Run:
                     call.items[row],
                     heads,
                     MapMeasures.of(result, index),
+                    None if grid == first else grid,
                 )
             )
         self.fired[capture][site] += 1

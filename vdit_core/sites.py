@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +34,30 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation of the model is given.
+
+    latent: shape of the noisy video, [B, C, F, H, W]. prompt: tokens of the text. named: the
+    family's own keyword arguments.
+    """
+
+    latent: tuple[int, ...]
+    prompt: int
+    named: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Layout:
-    """What a family knows of one model: its sites by owner module, its layers and their heads."""
+    """What a family knows of one model: its sites by owner module, its layers and their heads.
+
+    grid: where the tokens of a sequence lie, from the evaluation and the number of tokens.
+    refiner: a module that mixes the tokens of the text before the layers see them.
+    """
 
     family: str
     owners: dict[nn.Module, tuple[Site, ...]]
-    grid: Callable[[dict[str, object], int], TokenGrid]
+    grid: Callable[[Evaluation, int], TokenGrid]
+    refiner: nn.Module | None = None
 
     @property
     def sites(self) -> tuple[Site, ...]:

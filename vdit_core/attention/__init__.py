@@ -2,6 +2,7 @@
 
 from .api import IMPLEMENTATIONS, attend
 from .folded import Dense
+from .masks import hiding_text
 from .measure import measure
 from .results import ALWAYS_KEPT, MORE_KEPT, MapMeasures, Measures
 from .thin import Thinning
@@ -15,5 +16,6 @@ __all__ = [
     "Measures",
     "Thinning",
     "attend",
+    "hiding_text",
     "measure",
 ]

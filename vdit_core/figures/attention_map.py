@@ -46,8 +46,8 @@ def attention_map(
     panels = [panel for row in rows for panel in row]
     colours = choose_scale([panel.weights for panel in panels], scale)
     if len(panels) == 1:
-        return _draw_one(data.header, moment, panels[0], colours)
-    return draw_sheet(data.header, moment, rows, colours)
+        return _draw_one(moment.header, moment, panels[0], colours)
+    return draw_sheet(moment.header, moment, rows, colours)
 
 
 def _draw_one(header: Header, moment: Moment, panel: Panel, colours: ColourScale) -> Tensor:

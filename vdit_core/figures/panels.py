@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..record import Measurement, RecordData
+from ..record import Header, Measurement, RecordData
 from ..selection import Selection, parse_selection
 from ..sites import BRANCHES
 
@@ -31,8 +31,12 @@ class Panel:
 
 @dataclass(frozen=True)
 class Moment:
-    """When and for whom the maps of one figure were measured. item: which video of how many."""
+    """When and for whom the maps of one figure were measured. item: which video of how many.
 
+    header: as it holds for these maps.
+    """
+
+    header: Header
     step: int
     sigma: float
     branch: str
@@ -58,7 +62,8 @@ def choose_calls(
     found = [
         data.find(layer=layer, step=at, branch=whom, item=item) for layer in _layers(data, layers)
     ]
-    return Moment(at, found[0].sigma, whom, item, len(captured_items(data))), found
+    header = data.header_of(found[0])
+    return Moment(header, at, found[0].sigma, whom, item, len(captured_items(data))), found
 
 
 def captured_items(data: RecordData) -> list[int]:
@@ -116,7 +121,7 @@ def _panels(data: RecordData, m: Measurement, head: str) -> list[Panel]:
 
 def _panel(data: RecordData, m: Measurement, head: str, at: list[int]) -> Panel:
     """The mean of the heads whose places on the measures' first axis are `at`."""
-    keys = len(data.header.grid)
+    keys = len(data.header_of(m).grid)
     weights = m.measures.pooled_map[at].mean(0) * keys
     other, entropy = m.measures.other_mass[at].mean(0), float(m.measures.entropy[at].mean())
     share = entropy / math.log(keys) if keys > 1 else 0.0

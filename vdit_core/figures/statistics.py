@@ -45,8 +45,8 @@ def draw_statistic(
             "and sample again"
         )
     if isinstance(asked, Curve):
-        return _curves(data.header, moment, found, asked)
-    return _heat(data.header, moment, found, asked, statistic)
+        return _curves(moment.header, moment, found, asked)
+    return _heat(moment.header, moment, found, asked, statistic)
 
 
 def _heat(

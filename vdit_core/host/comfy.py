@@ -12,13 +12,16 @@ from typing import Any
 import comfy.model_management
 import comfy.model_patcher
 import comfy.patcher_extension
+import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ..grid import TokenGrid
 from ..models import find_layout
+from ..pairs import LENGTHS_KEY, WHOLE
 from ..program import EDITED, Asker, Edit, Program, Spec, chosen_heads, conflicts
 from ..run import Operands, Run, Schedule
-from ..sites import Layout, Site
+from ..sites import Evaluation, Layout, Site
 
 PROGRAM_KEY = "vdit_program"
 WRAPPER_KEY = "vdit_attention"
@@ -90,18 +93,40 @@ def installed(run: Run, guider: Any) -> Iterator[None]:
         guider.model_options = comfy.model_patcher.create_model_options_clone(original)
         options = guider.model_options["transformer_options"]
         options[OVERRIDE_KEY] = _override(run, place, options.get(OVERRIDE_KEY), guider)
-        if run.needs_rehearsal:
-            kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
-            rehearsed = partial(_rehearsed, run)
-            comfy.patcher_extension.add_wrapper_with_key(kind, WRAPPER_KEY, rehearsed, options)
+        kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+        evaluated = partial(_evaluated, run, place)
+        comfy.patcher_extension.add_wrapper_with_key(kind, WRAPPER_KEY, evaluated, options)
+        if run.of_pairs and (refiner := run.layout.refiner) is not None:
+            refine = partial(_refine_alone, guider)
+            stack.callback(refiner.register_forward_hook(refine, with_kwargs=True).remove)
         yield
 
 
-def _rehearsed(run: Run, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """APPLY_MODEL wrapper: the model runs twice, first dense, for the thresholds of the second."""
-    with run.rehearsal():
-        executor(*args, **kwargs)
-    return executor(*args, **kwargs)
+def _evaluated(run: Run, place: _Place, executor: Any, *args: Any, **named: Any) -> Tensor:
+    """APPLY_MODEL wrapper: note what the model is given. For thresholds of the very evaluation they
+    thin, the model runs twice, first dense."""
+    noisy, prompt = args[0], args[3]
+    tokens = 0 if prompt is None else prompt.shape[1]
+    place.evaluation = Evaluation(tuple(noisy.shape), tokens, named)
+    if run.needs_rehearsal:
+        with run.rehearsal():
+            executor(*args, **named)
+    return executor(*args, **named)
+
+
+def _refine_alone(
+    guider: Any, refiner: Any, args: tuple[Any, ...], named: dict[str, Any], refined: Tensor
+) -> Tensor | None:
+    """Hook on a text refiner: each prompt of a pair is refined without its padding, as if alone."""
+    text, times, *_ = args
+    lengths = _prompts(named["transformer_options"], guider, len(text))
+    if lengths is None or not bool((lengths < text.shape[1]).any()):
+        return None
+    out = torch.zeros_like(refined)
+    for row, length in enumerate(lengths.clamp(max=text.shape[1]).tolist()):
+        alone = refiner.forward(text[row : row + 1, :length], times[row : row + 1], None, **named)
+        out[row, :length] = alone[0]
+    return out
 
 
 def _other_override(guider: Any) -> str:
@@ -117,6 +142,15 @@ class _Place:
 
     def __init__(self) -> None:
         self._local = threading.local()
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """What the model is evaluating in this thread."""
+        return self._local.evaluation
+
+    @evaluation.setter
+    def evaluation(self, value: Evaluation) -> None:
+        self._local.evaluation = value
 
     def enter(self, sites: tuple[Site, ...], *_: object) -> None:
         self._local.left = list(sites)
@@ -145,7 +179,9 @@ def _override(run: Run, place: _Place, previous: Attention | None, guider: Any) 
         items = operands.batch // len(chunks)
         branches = tuple(branch for branch in chunks for _ in range(items))
         call = run.call(site, sigma(options["sigmas"]), branches, tuple(range(items)) * len(chunks))
-        out = run.attend(call, operands.read(run.layout, options))
+        grid = partial(run.layout.grid, place.evaluation)
+        prompts = _prompts(options, guider, operands.batch) if run.of_pairs else None
+        out = run.attend(call, operands.read(grid, prompts))
         return inner(*args, **kwargs) if out is None else operands.written(out)
 
     return override
@@ -181,13 +217,13 @@ class _Operands:
         self.takes_scale = takes_scale
         self.batch: int = self.q.shape[0]
 
-    def read(self, layout: Layout, options: dict[str, object]) -> Operands:
+    def read(self, grid: Callable[[int], TokenGrid], prompts: Tensor | None) -> Operands:
         q = self._split(self.q)
         k, v = (self._split(x, q.shape[-1]) for x in (self.k, self.v))
         if k.shape[1] != q.shape[1]:  # grouped queries: each key head serves several
             k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
-        grid = partial(layout.grid, options, q.shape[2])
-        return Operands(q, k, v, _four_axes(self.mask), self.kwargs.get("scale"), self.dense, grid)
+        mask, scale = _four_axes(self.mask), self.kwargs.get("scale")
+        return Operands(q, k, v, mask, scale, self.dense, partial(grid, q.shape[2]), prompts)
 
     def dense(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, temperature: float
@@ -238,6 +274,17 @@ def _branches(options: dict[str, Any], guider: Any) -> list[str]:
         known.get(uuid) or (numbered[index] if index < 2 else f"cond{index}")
         for index, uuid in zip(options["cond_or_uncond"], options["uuids"], strict=True)
     ]
+
+
+def _prompts(options: dict[str, Any], guider: Any, batch: int) -> Tensor | None:
+    """Tokens of each row's prompt, [B] int64, where some were padded to join a pair."""
+    known = {c.get("uuid"): c.get(LENGTHS_KEY) for conds in guider.conds.values() for c in conds}
+    chunks = [known.get(uuid) for uuid in options["uuids"]]
+    if not any(lengths is not None for lengths in chunks):
+        return None
+    each = batch // len(chunks)
+    whole = torch.full((each,), WHOLE)
+    return torch.cat([whole if n is None else n.repeat(each)[:each] for n in chunks])
 
 
 def _check_pair_prompts(active: Iterable[Spec], guider: Any) -> None:

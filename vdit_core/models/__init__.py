@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from ..sites import Layout
-from . import wan
+from . import cogvideox, hunyuan_video, mochi, wan
 
-FAMILIES = (wan,)
+FAMILIES = (wan, mochi, hunyuan_video, cogvideox)
 
 
 def find_layout(model: nn.Module) -> Layout:

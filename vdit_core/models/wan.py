@@ -6,12 +6,14 @@ Image-to-video models attend to the image first, then to the text, in one cross-
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from ..grid import TokenGrid
-from ..sites import Layout, Site
+from ..grid import TokenGrid, in_patches
+from ..sites import Evaluation, Layout, Site
 
 NAME = "Wan"
 
@@ -28,12 +30,7 @@ def find(model: nn.Module) -> Layout | None:
             return None
         owners[own] = (Site(f"blocks.{layer}.self_attn", layer, "self", _heads(own)),)
         owners[cross] = _cross_sites(layer, cross)
-    has_reference = getattr(model, "ref_conv", None) is not None
-
-    def grid(options: dict[str, object], tokens: int) -> TokenGrid:
-        return _grid(options, tokens, has_reference)
-
-    return Layout(NAME, owners, grid)
+    return Layout(NAME, owners, partial(_grid, model))
 
 
 def _cross_sites(layer: int, cross: nn.Module) -> tuple[Site, ...]:
@@ -44,13 +41,21 @@ def _cross_sites(layer: int, cross: nn.Module) -> tuple[Site, ...]:
     return (Site(name, layer, "cross", heads),)
 
 
-def _grid(options: dict[str, Any], tokens: int, has_reference: bool) -> TokenGrid:
-    if "grid_sizes" not in options:
-        raise ValueError("grid: this ComfyUI does not tell Wan's grid; version 0.18 or newer does")
-    frames, rows, cols = (int(n) for n in options["grid_sizes"])
+def _grid(model: Any, evaluation: Evaluation, tokens: int) -> TokenGrid:
+    frames, rows, cols = in_patches(evaluation.latent, model.patch_size)
     others = tokens - frames * rows * cols
-    prefix = min(others, rows * cols) if has_reference else 0
+    prefix = _reference_tokens(model, evaluation)
     return TokenGrid(frames, rows, cols, prefix, others - prefix)
+
+
+def _reference_tokens(model: Any, evaluation: Evaluation) -> int:
+    """Tokens of a reference image that some variants put before the video; others put it after."""
+    reference = evaluation.named.get("reference_latent")
+    before = getattr(model, "ref_conv", None) is not None or hasattr(model, "patch_embedding_pose")
+    if reference is None or not before:
+        return 0
+    shape = reference.shape[2:]  # [H, W] or [F, H, W]
+    return math.prod(in_patches((1,) * (3 - len(shape)) + tuple(shape), model.patch_size))
 
 
 def _heads(attention: nn.Module) -> int:

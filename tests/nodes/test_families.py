@@ -1,0 +1,295 @@
+"""Every family, through ComfyUI's sampler: its sites, its tokens, its edits, and its pairs.
+
+Each test is a column of the table that ends a test run (see tests/conftest.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.sample
+import pytest
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+from vdit_attention.tests.nodes import tiny
+from vdit_attention.tests.nodes.families import (
+    FAMILIES,
+    HUNYUAN_VIDEO,
+    JOINT,
+    MOCHI,
+    WAN,
+    Family,
+    Seen,
+)
+from vdit_attention.tests.nodes.tiny import COLS, FRAMES, HEADS, LAYERS, ROWS
+from vdit_attention.tests.oracle import Case, Wish, assert_as_good_as_torch, no_wish
+from vdit_attention.vdit_core.edits import Change
+from vdit_attention.vdit_core.edits.gate import Skip
+from vdit_attention.vdit_core.edits.perturb import Perturb
+from vdit_attention.vdit_core.edits.sparsity import Sparsify
+from vdit_attention.vdit_core.edits.temperature import Temperature
+from vdit_attention.vdit_core.edits.transfer import PairTransfer
+from vdit_attention.vdit_core.host.comfy import layout_of
+from vdit_attention.vdit_core.pairs import pair_latent, pair_prompts
+from vdit_attention.vdit_core.record import RecordData
+
+SITES = {
+    "Wan": [f"blocks.{n}.self_attn" for n in range(LAYERS)],
+    "Mochi": [f"blocks.{n}.attn" for n in range(LAYERS)],
+    "HunyuanVideo": ["double_blocks.0", "single_blocks.0", "single_blocks.1"],
+    "CogVideoX": [f"blocks.{n}" for n in range(LAYERS)],
+}
+each_joint_family = pytest.mark.parametrize("family", JOINT, ids=lambda family: family.name)
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.name, scope="module")
+def family(request: pytest.FixtureRequest) -> Family:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(family: Family) -> ModelPatcher:
+    return family.make()
+
+
+def captured(family: Family, model: ModelPatcher, **how: Any) -> RecordData:
+    watched, record = tiny.watched(model)
+    family.sample(watched, **how)
+    return record.data
+
+
+@pytest.mark.column("sites found")
+def test_sites_are_named_like_their_modules_and_counted_over_the_model(
+    family: Family, model: ModelPatcher
+) -> None:
+    sites = [site for site in layout_of(model).sites if site.kind != "cross"]
+    assert [site.name for site in sites] == SITES[family.name]
+    assert [site.layer for site in sites] == [*range(LAYERS)]
+    assert {site.heads for site in sites} == {HEADS}
+    modules = dict(model.model.diffusion_model.named_modules())
+    owners = {
+        site.name: owner for owner, found in layout_of(model).owners.items() for site in found
+    }
+    assert all(modules[name] is owner for name, owner in owners.items())
+
+
+@pytest.mark.column("sites found")
+def test_a_record_holds_what_went_past_layer_by_layer(
+    family: Family, model: ModelPatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, record = tiny.watched(model)
+    calls = family.spied(watched, monkeypatch)
+    found = iter(record.data.measurements)
+    for index, seen in enumerate(calls):
+        maps = dense(seen).true_maps()
+        for row in range(len(seen.q)):
+            m = next(found)
+            assert (m.site, m.layer) == (SITES[family.name][index % LAYERS], index % LAYERS)
+            assert m.branch == ("cond", "uncond")[seen.chunks[row]]
+            assert m.sigma == pytest.approx(seen.sigma)
+            entropy = torch.special.entr(maps[row]).sum(-1).mean(-1)
+            torch.testing.assert_close(m.measures.entropy.double(), entropy, rtol=1e-4, atol=1e-5)
+    assert next(found, None) is None
+
+
+@pytest.mark.column("grid right")
+@pytest.mark.parametrize("place", [(0, 0, 0), (2, 1, 4), (1, 4, 6)], ids=str)
+def test_a_change_in_one_place_of_the_video_moves_that_token(
+    place: tuple[int, int, int],
+    family: Family,
+    model: ModelPatcher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frame, row, col = place
+    before = family.spied(model, monkeypatch, steps=1)[0]
+    _, high, wide = family.patch
+    noise: Any = comfy.sample.prepare_noise(family.latent()["samples"], 1)
+    noise[:, :, frame, row * high : (row + 1) * high, col * wide : (col + 1) * wide] = 9
+    monkeypatch.setattr(comfy.sample, "prepare_noise", lambda *_: noise)
+    after = family.spied(model, monkeypatch, steps=1)[0]
+    moved = (before.v != after.v).any(-1).any(1)[0].nonzero()[:, 0]
+    grid = captured(family, model, steps=1).header.grid
+    assert moved.tolist() == [int(grid.ravel(*map(torch.tensor, place)))]
+    assert (grid.frames, grid.rows, grid.cols) == (FRAMES, ROWS, COLS)
+
+
+@pytest.mark.column("text span right")
+@each_joint_family
+def test_swapped_words_swap_their_tokens(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Position means nothing to these models' text but through the order of the tokens."""
+    model, prompt, swapped = family.make(), family.prompt(1), family.prompt(1)
+    words: Tensor = swapped[0][0]
+    words[:, [1, 4]] = words[:, [4, 1]]
+    before, after = (
+        family.spied(model, monkeypatch, positive=positive, cfg=1.0, steps=1)[0]
+        for positive in (prompt, swapped)
+    )
+    text = captured(family, model, cfg=1.0, steps=1).header.grid.text
+    assert text is not None
+    assert text[1] - text[0] == 6
+    assert text[0] == (0 if family.text_first else FRAMES * ROWS * COLS)
+    first, other = text[0] + 1, text[0] + 4
+    assert not torch.allclose(before.v[:, :, first], before.v[:, :, other], atol=1e-2)
+    expected = before.v.clone()
+    expected[:, :, [first, other]] = before.v[:, :, [other, first]]
+    torch.testing.assert_close(after.v, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.column("text span right")
+@pytest.mark.parametrize("family", [WAN], ids=lambda family: family.name)
+def test_models_without_joint_attention_have_no_text_among_their_tokens(family: Family) -> None:
+    assert captured(family, family.make(), steps=1).header.grid.text is None
+
+
+@pytest.mark.column("text span right")
+@each_joint_family
+def test_prompts_of_other_lengths_have_grids_of_their_own(family: Family) -> None:
+    watched, record = tiny.watched(family.make())
+    negative = family.prompt(2, 3)
+    family.sample(watched, positive=family.prompt(1, 6), negative=negative, steps=1)
+    lengths = {"cond": 6, "uncond": 3}
+    if family.name == "CogVideoX":  # core repeats both prompts to one length
+        lengths = {"cond": 6, "uncond": 6}
+    for m in record.data.measurements:
+        grid = record.data.header_of(m).grid
+        assert len(grid) == tiny.TOKENS + lengths[m.branch]
+        assert grid.text is not None
+        assert grid.text[1] - grid.text[0] == lengths[m.branch]
+
+
+def dense(seen: Seen, wish: Wish | None = None) -> Case:
+    """The call as the formula has it."""
+    return Case(seen.q, seen.k, seen.v, wish or no_wish(len(seen.q), HEADS), four_axes(seen.mask))
+
+
+def four_axes(mask: Tensor | None) -> Tensor | None:
+    if mask is None or mask.ndim == 4:
+        return mask
+    return mask[:, None] if mask.ndim == 3 else mask[None, None]
+
+
+def chosen(seen: Seen, heads: list[int], branch: int | None = None, odd: bool = False) -> Tensor:
+    """[B, H] bool: these heads of a branch, of all videos or of the second of each pair."""
+    items = len(seen.q) // len(seen.chunks)
+    rows = [
+        branch in (None, chunk) and (not odd or item % 2 == 1)
+        for chunk in seen.chunks
+        for item in range(items)
+    ]
+    out = torch.zeros(len(rows), HEADS, dtype=torch.bool)
+    out[:, heads] = True
+    return out & torch.tensor(rows)[:, None]
+
+
+EDITS: dict[str, tuple[Change, dict[str, Any], dict[str, Any]]] = {
+    "temperature": (Temperature(0.4), {"heads": "0,2"}, {"heads": [0, 2]}),
+    "skip": (Skip(), {"heads": "1", "branch": "uncond"}, {"heads": [1], "branch": 1}),
+    "identity": (Perturb("identity", 1.0), {"heads": "3"}, {"heads": [3]}),
+    "uniform": (Perturb("uniform", 0.4), {"branch": "cond"}, {"heads": [0, 1, 2, 3], "branch": 0}),
+    "transfer": (PairTransfer(1.0), {}, {"heads": [0, 1, 2, 3], "odd": True}),
+    "transfer in part": (PairTransfer(0.6), {"heads": "0,2"}, {"heads": [0, 2], "odd": True}),
+}
+SETS = {  # the field of the plan, and its value
+    "temperature": ("temperature", 0.4),
+    "skip": ("gate", 0.0),
+    "identity": ("identity", 1.0),
+    "uniform": ("uniform", 0.4),
+}
+
+
+def wished(name: str, seen: Seen) -> Wish:
+    wish, where = no_wish(len(seen.q), HEADS), chosen(seen, **EDITS[name][2])
+    if name in SETS:
+        field, value = SETS[name]
+        getattr(wish, field)[where] = value
+        return wish
+    wish.strength[where] = 1.0 if name == "transfer" else 0.6
+    wish.rows.copy_(torch.arange(len(seen.q)) // 2 * 2)
+    return wish
+
+
+@pytest.mark.column("edits equal dense float64")
+@pytest.mark.parametrize("name", EDITS)
+def test_edits_are_as_exact_as_plain_torch(
+    name: str, family: Family, model: ModelPatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, where, _ = EDITS[name]
+    calls = family.spied(
+        tiny.edited(model, change, **where),
+        monkeypatch,
+        positive=pair_prompts(family.prompt(1), family.prompt(3)),
+        latent=pair_latent(family.latent()),
+    )
+    assert len(calls) % LAYERS == 0
+    for seen in calls:
+        assert len(seen.q) in (2, 4)
+        assert_as_good_as_torch(seen.out, unpadded(family, name, seen))
+
+
+def unpadded(family: Family, name: str, seen: Seen) -> Case:
+    """What a call should give; in a transfer Mochi's pairs do not see their padding."""
+    case = dense(seen, wished(name, seen))
+    if family is not MOCHI or not name.startswith("transfer") or 0 not in seen.chunks:
+        return case
+    key = torch.arange(seen.q.shape[2])
+    hidden = (key >= tiny.TOKENS + 6)[None].expand(len(seen.q), -1)
+    return Case(case.q, case.k, case.v, case.wish, ~hidden[:, None, None])
+
+
+@pytest.mark.column("edits equal dense float64")
+def test_sparsity_drops_the_smallest_weights_of_each_head(
+    family: Family, model: ModelPatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same_length = {"positive": family.prompt(1), "negative": family.prompt(2)}  # or core repeats
+    thinned = tiny.edited(model, Sparsify((0.6,) * LAYERS))
+    calls = family.spied(thinned, monkeypatch, **same_length)
+    for seen in calls:
+        maps = dense(seen).true_maps()
+        weights = maps.flatten(2).sort().values
+        threshold = weights[..., int(0.6 * weights.shape[-1]), None, None]
+        kept = maps * (maps >= threshold)
+        expected = kept / kept.sum(-1, keepdim=True).clamp_min(1e-300) @ seen.v.double()
+        torch.testing.assert_close(seen.out.double(), expected, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.column("bypass bit-identical")
+def test_neutral_nodes_and_captures_change_no_bit(family: Family, model: ModelPatcher) -> None:
+    plain = family.sample(model)
+    assert torch.equal(family.sample(tiny.edited(model, Temperature(1.0))), plain)
+    assert torch.equal(family.sample(tiny.edited(model, Temperature(0.5), "none")), plain)
+    assert torch.equal(family.sample(tiny.watched(model)[0]), plain)
+    edited = tiny.edited(model, Temperature(0.5))
+    first = family.sample(edited)
+    assert not torch.equal(first, plain)
+    assert torch.equal(family.sample(edited), first)
+    assert torch.equal(family.sample(model), plain)
+
+
+@pytest.mark.column("pairs are true")
+@pytest.mark.parametrize("tokens", [(4, 7), (7, 4), (6, 6)], ids=str)
+def test_the_source_of_a_pair_is_the_video_of_its_prompt_alone(
+    tokens: tuple[int, int], family: Family, model: ModelPatcher
+) -> None:
+    if family.name in ("Wan", "CogVideoX") and tokens[0] != tokens[1]:
+        tokens = (6, 6)  # their encoders pad all prompts to one length, and their models see it
+    source, target = (family.prompt(5 + i, n) for i, n in enumerate(tokens))
+    pair = {"positive": pair_prompts(source, target), "latent": pair_latent(family.latent())}
+    edited = tiny.edited(model, PairTransfer(1.0), layers="1")
+    both, alone = family.sample(edited, **pair), family.sample(model, positive=source)
+    torch.testing.assert_close(both[:1], alone, rtol=1e-3, atol=1e-3)
+    changed = (both[1:] - family.sample(model, positive=target)).abs().max()
+    assert changed > 20 * (both[:1] - alone).abs().max()
+
+
+@pytest.mark.column("pairs are true")
+@pytest.mark.parametrize("family", [MOCHI, HUNYUAN_VIDEO], ids=lambda family: family.name)
+def test_padding_would_be_noticed(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the pair's own masks the shorter source is another video."""
+    from vdit_attention.vdit_core.host import comfy as host
+
+    monkeypatch.setattr(host, "_prompts", lambda *_: None)
+    model, source, target = family.make(), family.prompt(5, 4), family.prompt(6, 7)
+    pair = {"positive": pair_prompts(source, target), "latent": pair_latent(family.latent())}
+    both = family.sample(tiny.edited(model, PairTransfer(1.0), layers="1"), **pair)
+    assert not torch.allclose(both[:1], family.sample(model, positive=source), atol=1e-2)

@@ -1,0 +1,28 @@
+"""Masks: what a query may not see."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def hiding_text(
+    mask: Tensor | None, text: tuple[int, int], shown: Tensor, k: Tensor
+) -> Tensor | None:
+    """The mask that hides the prompt's later tokens too, broadcasting to [B, H, Lq, Lk].
+
+    text: the prompt's first key and the one after its last. shown: [B, H], how many of them stay.
+    mask: four axes or None, bool or additive; a new one is additive, which every backend reads.
+    """
+    start, stop = text
+    shown = shown[:, :1] if bool((shown == shown[:, :1]).all()) else shown
+    key = torch.arange(k.shape[2])
+    hidden = (key >= start + shown[..., None]) & (key < stop)  # [B, 1 or H, Lk]
+    if not bool(hidden.any()):
+        return mask
+    hidden = hidden[:, :, None].to(k.device)
+    if mask is not None and mask.dtype == torch.bool:
+        return mask & ~hidden
+    lowest = torch.finfo(k.dtype).min
+    bias = torch.zeros(hidden.shape, dtype=k.dtype, device=k.device).masked_fill_(hidden, lowest)
+    return bias if mask is None else torch.minimum(mask, bias)
