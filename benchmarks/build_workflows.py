@@ -16,8 +16,9 @@ from typing import Any
 from . import workflow_notes as notes
 from .canvas import Canvas, Group, Socket
 from .server import ComfyServer
-from .stages import TOY, WAN21, Stage, World
+from .stages import Stage
 from .workflow_api import Json
+from .worlds import HUNYUAN_VIDEO, MOCHI, TOY, WAN21, World
 
 FOLDER = Path(__file__).parent.parent / "workflows"
 TWO_RUN = "exact two-run"
@@ -227,6 +228,26 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
             sparse("Middle layer, exact 70 %", "exact", 0.7, layers="mid"),
         ],
     ),
+    "mochi_attention_maps": lambda c: attention_maps(
+        c, MOCHI, notes.MOCHI_ATTENTION_MAPS, 210, "44"
+    ),
+    "mochi_statistics": lambda c: statistics(c, MOCHI, notes.MOCHI_STATISTICS),
+    "mochi_transfer": lambda c: transfer(c, MOCHI, notes.MOCHI_TRANSFER, "all"),
+    "mochi_sinks_and_sparsity": lambda c: variants(
+        c,
+        MOCHI,
+        notes.MOCHI_SINKS_AND_SPARSITY,
+        [
+            skipping("All heads", "none", "none"),
+            skipping("Without the last two layers' attention", "last", "46-47:*"),
+            sparse("70 % dropped, layers 44 and 45 spared", "spared", 0.7, schedule="44,45=0"),
+            sparse("70 % of layer 44 dropped", "layer_44", 0.7, layers="44"),
+        ],
+    ),
+    "hunyuan_video_attention_maps": lambda c: attention_maps(
+        c, HUNYUAN_VIDEO, notes.HUNYUAN_ATTENTION_MAPS, 216, "17"
+    ),
+    "hunyuan_video_transfer": lambda c: transfer(c, HUNYUAN_VIDEO, notes.HUNYUAN_TRANSFER, "all"),
 }
 
 

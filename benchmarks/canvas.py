@@ -103,7 +103,7 @@ class Canvas:
     nodes: list[Json] = field(default_factory=list)
     links: list[list[Any]] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
-    models: dict[str, Json] = field(default_factory=dict)
+    models: dict[str, list[Json]] = field(default_factory=dict)
 
     @contextmanager
     def group(
@@ -176,7 +176,7 @@ class Canvas:
             node["title"] = title
         properties: Json = {} if kind == "MarkdownNote" else {"Node name for S&R": kind}
         if kind in self.models:
-            properties["models"] = [self.models[kind]]
+            properties["models"] = self.models[kind]
         node["properties"] = properties
         node["widgets_values"] = []
         if colour:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .stages import TOY
+from .worlds import TOY
 
 
 @dataclass(frozen=True)

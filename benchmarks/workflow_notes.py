@@ -8,6 +8,15 @@ WAN = (
     "links are in the loaders' properties.*\n\n"
 )
 
+MOCHI = (
+    "*Mochi 1 preview. Missing weights? The front end offers them when you open this workflow; the "
+    "links are in the loaders' properties.*\n\n"
+)
+HUNYUAN = (
+    "*HunyuanVideo. Missing weights? The front end offers them when you open this workflow; the "
+    "links are in the loaders' properties.*\n\n"
+)
+
 TEXT_TO_VIDEO = f"""{TOY}## A video in seconds
 
 **VDiT Toy World** is a tiny Wan video model, complete with text encoder and VAE. Everything else
@@ -171,4 +180,70 @@ you do not need; the last one is exact and slow, and shows what one layer can do
 
 **Try** another `schedule`: the paper (arXiv 2504.10317, §4.1) finds that most single layers of
 Mochi tolerate sparsity, and that dropping in all of them does not hold.
+"""
+
+MOCHI_ATTENTION_MAPS = f"""{MOCHI}## What does Mochi look at?
+
+Mochi has 48 layers of 24 heads, and video and text attend to each other in one map. **VDiT
+Capture** watches the middle step and changes nothing; the full map is never built.
+
+**Look at** the strip beside each map: how much each place looks at the text. One square per frame
+stands on the diagonal (arXiv 2504.10317, Figure 1).
+
+**Try** `layers` = `0,24,44-47` on VDiT Capture to be faster, `head` = `all` on the map.
+"""
+
+MOCHI_STATISTICS = f"""{MOCHI}## Numbers for every layer and head
+
+With its three switches on, **VDiT Capture** measures more of the same calls at the middle step.
+Exact quantiles sort every row of every map: this step takes far longer than the others. Turn
+`sparsity` off, and bypass the third picture, if you do not need them.
+
+**Look at** coverage in the last four layers: the paper finds sinks only there (arXiv 2504.10317,
+§5), heads in which over half of all tokens look at one. And at `value norm ratio`: how small what
+they get there is.
+
+**Try** `layers` = `44-47` on VDiT Capture to be faster.
+"""
+
+MOCHI_TRANSFER = f"""{MOCHI}## One video's structure, another's words
+
+Source and target are sampled side by side from the same noise. In every layer the target uses the
+source's attention map (arXiv 2504.10317, §3.1, which shows it for Wan). Each prompt sees its own
+words only, not the padding that makes both equally long.
+
+**Look at** the edited video beside the target prompt alone.
+
+**Try** `region` = `video→video`: text is then looked at as the target's own scores say.
+"""
+
+MOCHI_SINKS_AND_SPARSITY = f"""{MOCHI}## What can Mochi do without?
+
+The paper finds that skipping sink heads, nearly all of them in layers 46 and 47, keeps quality, and
+that two layers do not stand sparsity (arXiv 2504.10317, §4.1 and §5); other sources name 44 and 45.
+
+**Look at** what each row loses against the first one. Bypass the rows you do not need: exact
+sparsity is an oracle and makes the run much slower.
+
+**Try** `layers` = `45`, and `mode` = `block` for time saved.
+"""
+
+HUNYUAN_ATTENTION_MAPS = f"""{HUNYUAN}## What does HunyuanVideo look at?
+
+20 double blocks, then 40 single blocks of 24 heads: layers 0 to 59, counted over the whole model.
+Text comes first in the sequence, then the video. The calls of the text refiner are not counted.
+
+**Look at** the strip beside each map: how much each place looks at the text.
+
+**Try** `layers` = `0,17,54` on VDiT Capture to be faster, `head` = `all` on the map.
+"""
+
+HUNYUAN_TRANSFER = f"""{HUNYUAN}## One video's structure, another's words
+
+Source and target are sampled side by side from the same noise. In every layer the target uses the
+source's attention map (arXiv 2504.10317, §3.1, which shows it for Wan).
+
+**Look at** the edited video beside the target prompt alone.
+
+**Try** `layers` = `0-19` (the double blocks), and `region` = `video→video`.
 """

@@ -16,7 +16,8 @@ from vdit_attention.benchmarks.workflow_api import Input, inputs_of, to_prompt, 
 from vdit_attention.vdit_core.host.toy_sampling import SamplerSettings
 
 TOY = [name for name in WORKFLOWS if name.startswith("toy_")]
-WAN = [name for name in WORKFLOWS if name.startswith("wan21_")]
+REAL = [name for name in WORKFLOWS if name not in TOY]
+LOADERS = {"UNETLoader", "VAELoader", "CLIPLoader", "DualCLIPLoader"}
 TITLE_BAR = 30
 
 
@@ -82,19 +83,19 @@ def test_samples_as_the_toy_studies_do(name: str) -> None:
             assert node["widgets_values"][2:6] == wanted
 
 
-@pytest.mark.parametrize("name", WAN)
+@pytest.mark.parametrize("name", REAL)
 def test_weights_can_be_downloaded_from_the_front_end(name: str) -> None:
-    found = {
-        node["type"]: (node["properties"]["models"], node["widgets_values"][0])
-        for node in load(name)["nodes"]
-        if node["type"].endswith("Loader")
-    }
-    assert set(found) == {"UNETLoader", "CLIPLoader", "VAELoader"}
-    for (model,), chosen in found.values():
-        assert model["name"] == chosen
-        assert model["url"].startswith("https://huggingface.co/Comfy-Org/")
-        assert Path(model["url"].partition("?")[0]).name == model["name"]
-        assert model["directory"] in ("diffusion_models", "text_encoders", "vae")
+    loaders = [node for node in load(name)["nodes"] if node["type"] in LOADERS]
+    assert len(loaders) == 3
+    for node in loaders:
+        models, values = node["properties"]["models"], node["widgets_values"]
+        assert [model["name"] for model in models] == values[: len(models)]
+        for model in models:
+            assert model["url"].startswith("https://huggingface.co/Comfy-Org/") or (
+                "comfyanonymous/flux_text_encoders" in model["url"]
+            )
+            assert Path(model["url"].partition("?")[0]).name == model["name"]
+            assert model["directory"] in ("diffusion_models", "text_encoders", "vae")
 
 
 @pytest.mark.parametrize("name", TOY)
@@ -106,8 +107,8 @@ def test_toy_workflow_runs(name: str, server: ComfyServer, schemas: dict[str, An
         assert len(server.view(**image)) > 1000
 
 
-@pytest.mark.parametrize("name", WAN)
-def test_wan_workflow_is_accepted(name: str, server: ComfyServer, schemas: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", REAL)
+def test_real_workflow_is_accepted(name: str, server: ComfyServer, schemas: dict[str, Any]) -> None:
     """ComfyUI validates it before it runs; then only the weights fail, which are empty here."""
     workflow = load(name)
     for node in workflow["nodes"]:
@@ -167,7 +168,8 @@ def value_problems(kind: str, item: Input, value: Any) -> Iterator[str]:
 
 def is_file(kind: str, item: Input) -> bool:
     """Whether the choices are files that are on this machine."""
-    return item.name in ("unet_name", "clip_name", "vae_name") or kind == "VDiTLoadRecord"
+    names = ("unet_name", "clip_name", "clip_name1", "clip_name2", "vae_name")
+    return item.name in names or kind == "VDiTLoadRecord"
 
 
 Box = tuple[float, float, float, float]
