@@ -132,6 +132,22 @@ def variants(canvas: Canvas, world: World, note: str, rows: Sequence[Variant]) -
             stage.save(stage.sample(model, stage.prompts[0]), row.title, row.file)
 
 
+def text(canvas: Canvas, world: World, note: str) -> None:
+    """One prompt whole, its first token alone, and the others only hidden from attention."""
+    stage = Stage(canvas, world, note, {"Prompt": world.prompt})
+    prompt, model = stage.prompts[0], stage.model
+    with canvas.group("The whole prompt", across=True, colour="ours", right_of=stage.left) as above:
+        stage.save(stage.sample(model, prompt), "The whole prompt", "text_whole")
+    title = "The first token's features alone"
+    with canvas.group(title, across=True, colour="ours", below=above) as above:
+        first = canvas.add("VDiTFirstTextToken", conditioning=prompt)["CONDITIONING"]
+        stage.save(stage.sample(model, first), title, "text_first")
+    title = "The other tokens hidden from attention"
+    with canvas.group(title, across=True, colour="ours", below=above):
+        hiding = canvas.add("VDiTHideText", model=model, branch="cond")["MODEL"]
+        stage.save(stage.sample(hiding, prompt), title, "text_hidden")
+
+
 def at_temperatures(*values: float) -> list[Variant]:
     titles = [f"T = {v:g}" + (", as trained" if v == 1 else "") for v in values]
     return [
@@ -244,6 +260,7 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
             sparse("70 % of layer 44 dropped", "layer_44", 0.7, layers="44"),
         ],
     ),
+    "mochi_text": lambda c: text(c, MOCHI, notes.MOCHI_TEXT),
     "hunyuan_video_attention_maps": lambda c: attention_maps(
         c, HUNYUAN_VIDEO, notes.HUNYUAN_ATTENTION_MAPS, 216, "17"
     ),

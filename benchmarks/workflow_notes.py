@@ -228,6 +228,18 @@ sparsity is an oracle and makes the run much slower.
 **Try** `layers` = `45`, and `mode` = `block` for time saved.
 """
 
+MOCHI_TEXT = f"""{MOCHI}## How many words does Mochi need?
+
+Most of Mochi's attention on text goes to the first token, and its videos change little without the
+features of the others (arXiv 2504.10317, §3.2). **VDiT First Text Token** removes those features
+everywhere; **VDiT Hide Text** only hides them from attention, and what Mochi pools from the whole
+prompt stays.
+
+**Look at** what the second and the third video have kept of the prompt.
+
+**Try** `tokens` = 3, or `layers` = `24-47` on VDiT Hide Text.
+"""
+
 HUNYUAN_ATTENTION_MAPS = f"""{HUNYUAN}## What does HunyuanVideo look at?
 
 20 double blocks, then 40 single blocks of 24 heads: layers 0 to 59, counted over the whole model.

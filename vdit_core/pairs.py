@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .plan import WHOLE
+
 Conditioning = list[list[Any]]  # as ComfyUI passes it: [[embedding, extras], …]
 Latent = dict[str, Any]  # "samples", and perhaps "batch_index" and "noise_mask"
-LENGTHS_KEY = "vdit_prompt_lengths"  # in a pair's extras: tokens of each prompt, [2] int64
-WHOLE = 2**31  # the length of a prompt that was not padded: more than any sequence has
+LENGTHS_KEY = "vdit_prompt_lengths"  # in a pair's extras: its padded prompts' tokens, [2] int64
 
 
 def pair_prompts(source: Conditioning, target: Conditioning) -> Conditioning:

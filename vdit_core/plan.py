@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+WHOLE = 2**31  # as many tokens as a prompt has: more than any sequence
 Region = Literal["all", "video→video"]
 REGIONS: tuple[Region, ...] = ("all", "video→video")
 
@@ -70,7 +71,7 @@ class AttentionPlan:
     """What one attention call does; `None` leaves the field as the model has it.
 
     temperature: [B, H] > 0, divides the scores. gate: [B, H], multiplies the output. text: [B, H]
-    int64, how many tokens of the prompt are keys, from its first on; it joins the model's mask.
+    int64, how many tokens of the prompt are keys, from its first on; the run makes it a mask.
     """
 
     source: Source | None = None

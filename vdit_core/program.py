@@ -95,7 +95,7 @@ def conflicts(program: Program, new: Spec, layout: Layout) -> list[tuple[Asker, 
     if (
         not isinstance(new, Edit)
         or new.change.neutral
-        or new.change.field in ("temperature", "gate")
+        or new.change.field in ("temperature", "gate", "text")
     ):
         return []
     mine, messages = chosen_heads(new.where, layout), []
@@ -129,6 +129,19 @@ def check_blocks(program: Program, layout: Layout) -> None:
                     f"(strength {other.change.strength} in layers {shared}); "
                     "use strength 1, mode exact, or other layers"
                 )
+
+
+def check_text(program: Program, layout: Layout) -> None:
+    """Raises ValueError for an edit of the text's tokens in layers that hold none."""
+    for spec in program:
+        if not isinstance(spec, Edit) or spec.change.field != "text":
+            continue
+        if any(site.kind != "joint" for site in chosen_heads(spec.where, layout)):
+            raise ValueError(
+                f"{spec.asker.name}: it needs a model in which video and text attend together, but "
+                f"the self-attention of {layout.family} holds video only; remove the features "
+                "instead, with VDiT First Text Token on the prompt"
+            )
 
 
 def check_thresholds(program: Program, layout: Layout) -> None:

@@ -24,6 +24,7 @@ from .program import (
     Spec,
     Window,
     check_blocks,
+    check_text,
     check_thresholds,
     chosen_heads,
 )
@@ -103,6 +104,7 @@ class Run:
         self._suspects: list[tuple[Tensor, str]] = []
         for spec in self.active:
             self._check(spec, batch)
+        check_text(tuple(self.active), layout)
         check_thresholds(tuple(self.active), layout)
         check_blocks(tuple(self.active), layout)
         for spec in program:
@@ -122,16 +124,16 @@ class Run:
 
     def attend(self, call: Call, x: Operands) -> Tensor | None:
         """Measure and edit one call: the output [B, H, Lq, D], or None to leave it untouched."""
-        plan = self._plan(call, x)
-        shown, plan = plan.text, replace(plan, text=None)
-        if shown is not None:
+        plan, given = self._plan(call, x), x.mask
+        if plan.text is not None:
             prompt = x.grid().text
-            assert prompt is not None  # joint attention has the prompt among its keys
-            x = replace(x, mask=hiding_text(x.mask, prompt, shown, x.k))
+            assert prompt is not None  # checked before sampling
+            x = replace(x, mask=hiding_text(given, prompt, plan.text, x.k))
+            plan = replace(plan, text=None)
         if plan.threshold is not None:
             plan = self.thinned.planned(plan, call, x.q, x.k, x.mask, x.scale, self.rehearsing)
         captures = [s for s in self.active if self._wants(s, call)]
-        untouched = plan.empty and shown is None
+        untouched = plan.empty and x.mask is given
         if untouched and not captures:
             return None
         self._check_finite(call, x)

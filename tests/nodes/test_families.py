@@ -29,9 +29,11 @@ from vdit_attention.vdit_core.edits.gate import Skip
 from vdit_attention.vdit_core.edits.perturb import Perturb
 from vdit_attention.vdit_core.edits.sparsity import Sparsify
 from vdit_attention.vdit_core.edits.temperature import Temperature
+from vdit_attention.vdit_core.edits.text import HideText
 from vdit_attention.vdit_core.edits.transfer import PairTransfer
 from vdit_attention.vdit_core.host.comfy import layout_of
 from vdit_attention.vdit_core.pairs import pair_latent, pair_prompts
+from vdit_attention.vdit_core.prompts import first_tokens
 from vdit_attention.vdit_core.record import RecordData
 
 SITES = {
@@ -293,3 +295,43 @@ def test_padding_would_be_noticed(family: Family, monkeypatch: pytest.MonkeyPatc
     pair = {"positive": pair_prompts(source, target), "latent": pair_latent(family.latent())}
     both = family.sample(tiny.edited(model, PairTransfer(1.0), layers="1"), **pair)
     assert not torch.allclose(both[:1], family.sample(model, positive=source), atol=1e-2)
+
+
+@pytest.mark.column("edits equal dense float64")
+@each_joint_family
+def test_hidden_words_are_not_looked_at(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.edited(family.make(), HideText(2), "1", "0,3", branch="cond")
+    same_length = {"positive": family.prompt(1), "negative": family.prompt(2)}
+    for index, seen in enumerate(family.spied(model, monkeypatch, **same_length)):
+        key = torch.arange(seen.q.shape[2])
+        first = 2 if family.text_first else tiny.TOKENS + 2
+        last = 6 if family.text_first else tiny.TOKENS + 6
+        where = chosen(seen, [0, 3], branch=0) & (index % LAYERS == 1)
+        hidden = where[:, :, None, None] & (key >= first) & (key < last)
+        case = dense(seen)
+        assert_as_good_as_torch(seen.out, Case(case.q, case.k, case.v, case.wish, ~hidden))
+
+
+@pytest.mark.column("edits equal dense float64")
+@each_joint_family
+def test_hiding_no_word_changes_no_bit(family: Family) -> None:
+    model, words = family.make(), {"positive": family.prompt(1), "negative": family.prompt(2)}
+    plain = family.sample(model, **words)
+    assert torch.equal(family.sample(tiny.edited(model, HideText(6)), **words), plain)
+    assert not torch.equal(family.sample(tiny.edited(model, HideText(5)), **words), plain)
+
+
+def test_text_cannot_be_hidden_where_there_is_none() -> None:
+    with pytest.raises(ValueError, match="of Wan holds video only; remove the features instead"):
+        WAN.sample(tiny.edited(WAN.make(), HideText(1)))
+
+
+@pytest.mark.column("text span right")
+def test_first_tokens_alone_are_another_prompt(family: Family, model: ModelPatcher) -> None:
+    """The features of the others are gone: what they were makes no difference."""
+    one, other = family.prompt(1), family.prompt(3)
+    one[0][0][:, 0] = other[0][0][:, 0]
+    one[0][1] |= {key: x for key, x in other[0][1].items() if key == "pooled_output"}
+    first, second = (family.sample(model, positive=first_tokens(p, 1)) for p in (one, other))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, family.sample(model, positive=one))

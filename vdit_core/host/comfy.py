@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..grid import TokenGrid
 from ..models import find_layout
-from ..pairs import LENGTHS_KEY, WHOLE
+from ..pairs import LENGTHS_KEY
+from ..plan import WHOLE
 from ..program import EDITED, Asker, Edit, Program, Spec, chosen_heads, conflicts
 from ..run import Operands, Run, Schedule
 from ..sites import Evaluation, Layout, Site
