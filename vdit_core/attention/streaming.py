@@ -20,6 +20,7 @@ from .question import Question
 from .results import Measures
 from .thin import thinned_group
 from .tiles import HeadGroup, Tile, heads_at_once
+from .workers import side_by_side
 
 
 def streaming_measure(
@@ -35,13 +36,15 @@ def streaming_measure(
     tile: int | None = None,
 ) -> Measures:
     """One pass over the map of each group of heads; a second only where a quantile was missed."""
-    found: list[dict[str, Tensor]] = []
-    each = heads_at_once(q.device, q.shape[2], k.shape[2])
-    for row, some in product(rows, heads.split(each)):
+
+    def measured(row: int, some: Tensor) -> dict[str, Tensor]:
         group = thinned_group(q, k, plan, row, some, mask, scale)
         values = None if v is None else v[row, some.to(v.device)]
         problem = _Problem(question, group, values)
-        found.append(until_found(partial(_measured, problem, tile)))
+        return until_found(partial(_measured, problem, tile))
+
+    each = heads_at_once(q.device, q.shape[2], k.shape[2])
+    found = side_by_side(measured, list(product(rows, heads.split(each))), q.device)
     shape = len(rows), len(heads)
     parts = {name: torch.cat([part[name] for part in found]) for name in question.wants}
     return Measures(**{name: part.unflatten(0, shape) for name, part in parts.items()})
