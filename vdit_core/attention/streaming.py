@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..measures.cache import few_rows
 from ..measures.columns import ColumnStatistics, value_norms
 from ..measures.rows import RowStatistics
 from ..measures.spectrum import MARGINS, Curve, Selection, SortedRows, until_found
@@ -109,12 +110,20 @@ class _Rows:
     def add(self, tile: Tile, share: Tensor) -> None:
         self.state.add(tile.queries, tile.largest, tile.lse)
         if self.logs:
-            products = torch.mul(tile.weights, tile.logs, out=tile.work)
-            self.state.add_entropy(tile.queries, products.sum(-1), share, tile.mass)
+            self.state.add_entropy(tile.queries, _products(tile), share, tile.mass)
 
     def results(self) -> dict[str, Tensor]:
         s = self.state
         return {"lse": s.lse, "entropy": s.entropy, "max_weight": s.max_weight}
+
+
+def _products(tile: Tile) -> Tensor:
+    """Σ w log w of each row, [G, t]."""
+    few = few_rows(tile.weights)
+    work = tile.work[:, :few]
+    parts = zip(tile.weights.split(few, 1), tile.logs.split(few, 1), strict=True)
+    sums = [torch.mul(w, log, out=work[:, : w.shape[1]]).sum(-1) for w, log in parts]
+    return torch.cat(sums, -1)
 
 
 class _Columns:

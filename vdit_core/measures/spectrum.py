@@ -11,16 +11,18 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .cache import few_rows
+
 T = TypeVar("T")
 MARGINS = (5.0, 30.0, math.inf)  # standard errors kept around the quantile; the last is safe
-SAMPLE = 64  # rows of the first tile that give a first guess of the interval
+SAMPLE = 16  # rows of the first tile that give a first guess of the interval
 SPARE = 64  # entries kept on either side of the quantile beyond what the spread of rows asks
 CURVE = tuple(range(-16, 9, 2))  # weights 2^j / Lk at which the curve is measured
 
@@ -30,18 +32,22 @@ class SortedRows:
     """The weights of a tile in ascending order, behind those that the mask forbids.
 
     logs: [t, Lk] not yet divided by the row sums. log_total: [t]. allowed: [t] how many count.
-    work: [t, Lk] that may be written over.
+    running: [t, Lk] mass of each row up to and with each entry, not yet divided.
     """
 
     logs: Tensor
     log_total: Tensor
     allowed: Tensor
-    work: Tensor
+    running: Tensor
 
     @classmethod
     def sort(cls, logs: Tensor, log_total: Tensor, allowed: Tensor, work: Tensor) -> SortedRows:
-        """Sorts `logs` itself."""
-        _sort(logs)
+        """Sorts `logs` itself and writes over `work`, both [t, Lk]."""
+        few = few_rows(logs)
+        for some, running in zip(logs.split(few), work.split(few), strict=True):
+            _sort(some)
+            torch.exp(some, out=running)
+            torch.cumsum(running, -1, out=running)  # in float64 inside, on a CPU
         return cls(logs, log_total, allowed, work)
 
     @property
@@ -52,14 +58,8 @@ class SortedRows:
     def some(self, count: int) -> SortedRows:
         """At most `count` of the rows, spread evenly."""
         every = slice(None, None, -(-len(self.logs) // count))
-        parts = (self.logs, self.log_total, self.allowed, self.work)
+        parts = (self.logs, self.log_total, self.allowed, self.running)
         return SortedRows(*(part[every].contiguous() for part in parts))
-
-    @cached_property
-    def running(self) -> Tensor:
-        """Mass of each row up to and with each entry, not yet divided, [t, Lk]."""
-        weights = torch.exp(self.logs, out=self.work)
-        return torch.cumsum(weights, -1, out=weights)  # in float64 inside, on a CPU
 
     def below(self, log_weights: Tensor) -> Tensor:
         """How many entries of each row lie strictly below, [t, n]. log_weights: [n]."""
@@ -216,19 +216,15 @@ class _Values:
 
 def _merged(parts: list[_Values]) -> _Values:
     """All values in order. A flat map is few values, each counted, however many entries it has."""
-    values = torch.cat([part.values for part in parts])
-    if all(part.counts is None for part in parts):
-        _sort(values)
-        distinct = values.diff().count_nonzero()
-        if distinct > len(values) // 8:
-            return _Values(values)
-        return _Values(*values.unique_consecutive(return_counts=True))
-    ones = [torch.ones_like(p.values, dtype=torch.int64) for p in parts]
-    counts = torch.cat(
-        [one if p.counts is None else p.counts for p, one in zip(parts, ones, strict=True)]
-    )
-    values, order = values.sort()
+    counted = [part for part in parts if part.counts is not None]
+    single = torch.cat([parts[0].values[:0], *(p.values for p in parts if p.counts is None)])
+    _sort(single)  # before anything is counted: the vectorised sort takes values alone
+    if not counted and single.diff().count_nonzero() > len(single) // 8:
+        return _Values(single)
+    counted.append(_Values(*single.unique_consecutive(return_counts=True)))
+    values, order = torch.cat([part.values for part in counted]).sort()
     once, index = values.unique_consecutive(return_inverse=True)
+    counts = torch.cat([part.counts for part in counted if part.counts is not None])
     total = torch.zeros_like(once, dtype=torch.int64).index_add_(0, index, counts[order])
     return _Values(once, total)
 
@@ -289,11 +285,14 @@ def _between(rows: SortedRows, first: Tensor, last: Tensor) -> Tensor:
 
 
 def _sort(values: Tensor) -> None:
-    """Sort the last axis in place. On a CPU by numpy, whose sort is vectorised (torch's is not)."""
+    """Sort the last axis of one or two in place.
+
+    On a CPU by numpy, whose sort is vectorised (torch's is not).
+    """
     if values.device.type != "cpu":
         values.copy_(values.sort(-1).values)
         return
-    rows = values.view(-1, values.shape[-1]).numpy()
+    rows = np.atleast_2d(values.numpy())
     threads = min(torch.get_num_threads(), len(rows))
     if threads == 1 or rows.size < 2**15:
         rows.sort(-1)
