@@ -5,20 +5,21 @@ For head h of batch row b,
     out = gate · M V,   M = (1 − w_I − w_U) · A + w_I · I + w_U · U,
     A = (1 − s) · P(own) + s · P(source),   P = softmax(threshold(S / T)),   S = c · Q Kᵀ
 
-A plan holds these numbers for one call and nothing else. All tensors live on the CPU and are tiny.
+A plan holds these numbers for one call and nothing else, once for all tokens and, where the video
+shares its attention with text, once more for the video among itself. All tensors live on the CPU
+and are tiny.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 WHOLE = 2**31  # as many tokens as a prompt has: more than any sequence
-Region = Literal["all", "video→video"]
-REGIONS: tuple[Region, ...] = ("all", "video→video")
+REGIONS = ("all", "video→video")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,6 @@ class Source:
 
     rows: Tensor
     strength: Tensor
-    region: Region = "all"
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class AttentionPlan:
 
     temperature: [B, H] > 0, divides the scores. gate: [B, H], multiplies the output. text: [B, H]
     int64, how many tokens of the prompt are keys, from its first on; the run makes it a mask.
+    video: what the video does among itself, on top of the rest. span: where it lies, once placed.
     """
 
     source: Source | None = None
@@ -80,10 +81,74 @@ class AttentionPlan:
     threshold: Threshold | None = None
     gate: Tensor | None = None
     text: Tensor | None = None
+    video: AttentionPlan | None = None
+    span: slice | None = None
 
     @property
     def empty(self) -> bool:
         return all(getattr(self, field.name) is None for field in fields(self))
+
+    @property
+    def touched(self) -> Tensor:
+        """Rows and heads that a field changes, [B, H] bool. For a plan that is not empty."""
+        found: list[Tensor] = []
+        if self.source is not None:
+            found.append(self.source.strength != 0)
+        if self.temperature is not None:
+            found.append(self.temperature != 1)
+        if self.map is not None:
+            found.append((self.map.identity != 0) | (self.map.uniform != 0))
+        if self.threshold is not None:
+            found.append(self.threshold.rate > 0)
+        if self.gate is not None:
+            found.append(self.gate != 1)
+        return torch.stack(found).any(0)
+
+    def within(
+        self, region: str, change: Callable[[AttentionPlan], AttentionPlan]
+    ) -> AttentionPlan:
+        """Change the plan of all tokens, or that of the video among itself."""
+        if region == "all":
+            return change(self)
+        inner = change(self.video or UNTOUCHED)
+        if inner.empty:
+            return replace(self, video=None, span=None)
+        return replace(self, video=inner)
+
+    def placed(self, span: slice) -> AttentionPlan:
+        """The same plan for a sequence whose video tokens are known."""
+        return replace(self, span=span)
+
+    @property
+    def alone(self) -> AttentionPlan:
+        """What the video does among itself, as a plan for its tokens without any others."""
+        assert self.video is not None
+        inner, outer = self.video, self.source
+        if inner.source is None:
+            inner = replace(inner, source=outer)
+        elif outer is not None:
+            assert torch.equal(inner.source.rows, outer.rows)
+            strength = torch.maximum(inner.source.strength, outer.strength)
+            inner = replace(inner, source=replace(outer, strength=strength))
+        return inner if self.temperature is None else inner.scaled(self.temperature)
+
+    @property
+    def ungated(self) -> AttentionPlan:
+        """The plan of the map, of which gates are no part."""
+        plan = replace(self, gate=None)
+        if plan.video is None:
+            return plan
+        return plan.within("video→video", lambda part: replace(part, gate=None))
+
+    @property
+    def thinning(self) -> Threshold | None:
+        """The threshold, of all tokens or of the video among itself."""
+        return self.threshold or (self.video and self.video.threshold)
+
+    def with_thinning(self, threshold: Threshold | None) -> AttentionPlan:
+        """The plan with another threshold in the place of its own."""
+        region = "all" if self.video is None or self.threshold is not None else "video→video"
+        return self.within(region, lambda plan: replace(plan, threshold=threshold))
 
     def of_heads(self, heads: Tensor) -> AttentionPlan:
         """The plan of some heads only, [n] int64."""
@@ -98,6 +163,8 @@ class AttentionPlan:
             thin and replace(thin, rate=thin.rate[:, heads], weights=_of(thin.weights, heads)),
             _of(self.gate, heads),
             _of(self.text, heads),
+            self.video and self.video.of_heads(heads),
+            self.span,
         )
 
     def scaled(self, temperature: Tensor) -> AttentionPlan:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from .edits import Change
 from .edits.sparsity import Sparsify
 from .edits.transfer import PairTransfer
+from .plan import REGIONS
 from .record import Record
 from .selection import HeadList, Selection
 from .sites import BRANCHES, Kind, Layout, Site
@@ -49,6 +50,9 @@ class Edit:
 
     def __post_init__(self) -> None:
         check_branch(self.branch)
+        if self.change.region not in REGIONS:
+            allowed = ", ".join(REGIONS)
+            raise ValueError(f"region: got {self.change.region!r}, allowed are {allowed}")
 
 
 @dataclass(frozen=True)
@@ -100,9 +104,9 @@ def conflicts(program: Program, new: Spec, layout: Layout) -> list[tuple[Asker, 
         return []
     mine, messages = chosen_heads(new.where, layout), []
     for old in program:
-        if not isinstance(old, Edit) or old.change.neutral or old.change.field != new.change.field:
+        if not isinstance(old, Edit) or old.change.neutral or not _meet(old, new):
             continue
-        if not _meet(old, new):
+        if (old.change.field, old.change.region) != (new.change.field, new.change.region):
             continue
         theirs = chosen_heads(old.where, layout)
         shared = [s.layer for s, heads in mine.items() if set(heads) & set(theirs.get(s, ()))]
@@ -157,6 +161,30 @@ def check_thresholds(program: Program, layout: Layout) -> None:
                     f"{new.asker.name}: layers {shared} already have another "
                     f"mode ({old.change.mode}) than this node's ({new.change.mode}), or other "
                     "settings of it; give both nodes the same, or other layers"
+                )
+
+
+def check_regions(program: Program, layout: Layout) -> None:
+    """Raises ValueError for a region that a layer does not have, or that goes with no other edit."""
+    edits = [s for s in program if isinstance(s, Edit)]
+    for inner in (edit for edit in edits if edit.change.region != "all"):
+        name, region = inner.asker.name, inner.change.region
+        if any(site.kind != "joint" for site in chosen_heads(inner.where, layout)):
+            raise ValueError(
+                f"{name}: region {region} needs a model in which video and text attend together, "
+                f"but the self-attention of {layout.family} holds video only; choose region all"
+            )
+        for outer in (edit for edit in edits if edit.change.region == "all"):
+            change = outer.change
+            partial = isinstance(change, PairTransfer) and change.strength != 1
+            if not (partial or isinstance(change, Sparsify)):
+                continue
+            if shared := _shared_layers(inner, outer, layout):
+                what = "a transfer in part" if partial else "sparsity"
+                raise ValueError(
+                    f"{name}: an edit in region {region} cannot be combined with {what} in region "
+                    f"all ({outer.asker.name}, layers {shared}); give both nodes region {region}, "
+                    "or other layers"
                 )
 
 

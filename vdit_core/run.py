@@ -24,6 +24,7 @@ from .program import (
     Spec,
     Window,
     check_blocks,
+    check_regions,
     check_text,
     check_thresholds,
     chosen_heads,
@@ -107,6 +108,7 @@ class Run:
         check_text(tuple(self.active), layout)
         check_thresholds(tuple(self.active), layout)
         check_blocks(tuple(self.active), layout)
+        check_regions(tuple(self.active), layout)
         for spec in program:
             if isinstance(spec, Capture):
                 spec.record.empty()
@@ -130,7 +132,9 @@ class Run:
             assert prompt is not None  # checked before sampling
             x = replace(x, mask=hiding_text(given, prompt, plan.text, x.k))
             plan = replace(plan, text=None)
-        if plan.threshold is not None:
+        if plan.video is not None:
+            plan = plan.placed(x.grid().video)
+        if plan.thinning is not None:
             plan = self.thinned.planned(plan, call, x.q, x.k, x.mask, x.scale, self.rehearsing)
         captures = [s for s in self.active if self._wants(s, call)]
         untouched = plan.empty and x.mask is given

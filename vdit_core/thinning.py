@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .attention import Thinning, measure
+from .attention import Thinning, cut, measure
 from .plan import AttentionPlan
 from .sites import Call, Site
 
@@ -55,27 +55,26 @@ class Thinned:
         rehearsing: bool,
     ) -> AttentionPlan:
         """The plan with thresholds or blocks of earlier, or without any while rehearsing."""
-        assert plan.threshold is not None
-        key = call.site, call.branches, call.items
+        threshold, key = plan.thinning, (call.site, call.branches, call.items)
+        assert threshold is not None
         if rehearsing:
-            if plan.threshold.two_run:
+            if threshold.two_run:
                 self._weights[key] = _thresholds(plan, q, k, mask, scale)
-            return replace(plan, threshold=None)
-        if plan.threshold.two_run:
-            return replace(plan, threshold=replace(plan.threshold, weights=self._weights[key]))
-        blocks, choice = plan.threshold.blocks, self._choices.get(key)
-        if blocks is None or choice is None or not torch.equal(choice.rate, plan.threshold.rate):
+            return plan.with_thinning(None)
+        if threshold.two_run:
+            return plan.with_thinning(replace(threshold, weights=self._weights[key]))
+        blocks, choice = threshold.blocks, self._choices.get(key)
+        if blocks is None or choice is None or not torch.equal(choice.rate, threshold.rate):
             return plan
         if not 0 <= call.step - choice.step < blocks.reuse:
             return plan
-        reused = replace(blocks, kept=choice.kept)
-        return replace(plan, threshold=replace(plan.threshold, blocks=reused))
+        return plan.with_thinning(replace(threshold, blocks=replace(blocks, kept=choice.kept)))
 
     def hear(self, plan: AttentionPlan, call: Call, thinning: Thinning) -> None:
         """Remember what one call dropped."""
-        assert plan.threshold is not None
-        rate, key = plan.threshold.rate, (call.site, call.branches, call.items)
-        blocks = plan.threshold.blocks
+        assert plan.thinning is not None
+        rate, key = plan.thinning.rate, (call.site, call.branches, call.items)
+        blocks = plan.thinning.blocks
         self._exact = self._exact or blocks is None
         if thinning.kept is not None and blocks is not None and blocks.kept is None:
             self._choices[key] = _Choice(call.step, rate, thinning.kept)
@@ -108,6 +107,8 @@ def _thresholds(
     plan: AttentionPlan, q: Tensor, k: Tensor, mask: Tensor | None, scale: float | None
 ) -> Tensor:
     """The weight at each head's rate, [B, H]; heads of one rate are measured together."""
+    if plan.video is not None and (span := plan.span) is not None:
+        return _thresholds(plan.alone, q[:, :, span], k[:, :, span], cut(mask, span, span), scale)
     assert plan.threshold is not None
     rate, dense = plan.threshold.rate, replace(plan, threshold=None, map=None)
     found = torch.zeros(rate.shape, dtype=torch.float64)

@@ -17,8 +17,8 @@ from vdit_attention.vdit_core.attention.blocks import (
     flex_mask,
     kept_mass,
 )
+from vdit_attention.vdit_core.attention.heads import HeadGroup
 from vdit_attention.vdit_core.attention.thin import quantiles
-from vdit_attention.vdit_core.attention.tiles import HeadGroup
 from vdit_attention.vdit_core.measures.spectrum import Missed, Selection, SortedRows, quantile_place
 from vdit_attention.vdit_core.plan import AttentionPlan, Blocks, Source, Threshold
 

@@ -1,8 +1,8 @@
 """Carry out a plan on one attention call, and measure the map it uses."""
 
 from .api import IMPLEMENTATIONS, attend
-from .folded import Dense
-from .masks import hiding_text
+from .dense import Dense
+from .masks import cut, hiding_text
 from .measure import measure
 from .results import ALWAYS_KEPT, MORE_KEPT, MapMeasures, Measures
 from .thin import Thinning
@@ -16,6 +16,7 @@ __all__ = [
     "Measures",
     "Thinning",
     "attend",
+    "cut",
     "hiding_text",
     "measure",
 ]

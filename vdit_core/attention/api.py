@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from ..plan import AttentionPlan
-from .checks import check_finite, check_mask, check_operands, grouped
-from .folded import Dense, Inside, folded_attend
+from .checks import check_finite, check_mask, check_operands, check_region, grouped
+from .dense import Dense
+from .folded import folded_attend
 from .reference import reference_attend
+from .region import Inside
 from .thin import Thinning, thinned_group
 from .tiles import heads_at_once
 
@@ -43,7 +45,7 @@ def attend(
     k, v = grouped(k, q), grouped(v, q)
     _check(q, k, v, plan, implementation)
     check_mask(mask, q, k)
-    if plan.threshold is not None:
+    if plan.thinning is not None:
         check_finite(q=q, k=k, v=v)
     if implementation == "reference":
         return reference_attend(q, k, v, plan, mask=mask, scale=scale)
@@ -85,8 +87,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, implementation:
         allowed = ", ".join(IMPLEMENTATIONS)
         raise ValueError(f"implementation: got {implementation!r}, allowed are {allowed}")
     check_operands(q, k, v)
-    if plan.source is not None and plan.source.region != "all":
-        raise ValueError(f"region: got {plan.source.region!r}, but only 'all' can be carried out")
+    check_region(plan, q, k)
     square = plan.map is not None and bool((plan.map.identity != 0).any())
     if square and q.shape[2] != k.shape[2]:
         raise ValueError(

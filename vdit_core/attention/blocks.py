@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
-from torch.nn.functional import scaled_dot_product_attention
 
-from .tiles import HeadGroup, Softmax
+from .fused import attention_and_lse
+from .heads import HeadGroup
+from .tiles import Softmax
 
 
 def block_masses(softmax: Softmax, size: int) -> Tensor:
@@ -52,8 +53,10 @@ def kept_mass(masses: Tensor, kept: Tensor) -> Tensor:
 
 def block_attend(
     group: HeadGroup, v: Tensor, kept: Tensor, size: int, dtype: torch.dtype
-) -> Tensor:
-    """Attention of some heads on the kept blocks, [G, Lq, Dv]. v: [G, Lk, Dv].
+) -> tuple[Tensor, Tensor]:
+    """Attention of some heads on the kept blocks, [G, Lq, Dv], and its log-sum-exp, [G, Lq].
+
+    v: [G, Lk, Dv].
 
     On CUDA torch's FlexAttention, which computes the kept blocks alone; it needs Triton and takes
     no mask of the model's. Elsewhere the keys of each run of queries are gathered for torch's fused
@@ -69,10 +72,11 @@ def block_attend(
 
 def flex_attend(
     q: Tensor, k: Tensor, v: Tensor, kept: Tensor, size: int, flex: Callable[..., Any]
-) -> Tensor:
-    """softmax(Q Kᵀ) V on the kept blocks, by FlexAttention. q, k, v: [G, L, D] → [G, Lq, Dv]."""
+) -> tuple[Tensor, Tensor]:
+    """softmax(Q Kᵀ) V on the kept blocks and its lse, by FlexAttention. q, k, v: [G, L, D]."""
     mask = flex_mask(kept[None], size, (q.shape[1], k.shape[1]))
-    return flex(q[None], k[None], v[None], block_mask=mask, scale=1.0)[0]
+    out, lse = flex(q[None], k[None], v[None], block_mask=mask, scale=1.0, return_lse=True)
+    return out[0], lse[0]
 
 
 def flex_mask(kept: Tensor, size: int, lengths: tuple[int, int]) -> BlockMask:
@@ -89,21 +93,20 @@ def _compiled_flex() -> Callable[..., Any]:
     return torch.compile(flex_attention)
 
 
-def _gathered(own: Softmax, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, size: int) -> Tensor:
+def _gathered(
+    own: Softmax, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, size: int
+) -> tuple[Tensor, Tensor]:
     (queries, keys), device = (q.shape[1], k.shape[1]), v.device
     out = v.new_empty(len(kept), queries, v.shape[-1])
+    lse = own.q.new_empty(len(kept), queries)
     for head, blocks in enumerate(kept):
         for index, row in enumerate(blocks):
             at = torch.arange(index * size, min((index + 1) * size, queries), device=device)
             chosen = row.repeat_interleave(size)[:keys].nonzero()[:, 0]
             bias = own.bias(at)
             if bias is not None:
-                bias = bias.expand(len(kept), len(at), -1)[head][:, chosen].to(v.dtype)
-            out[head, at] = scaled_dot_product_attention(
-                q[head, at][None, None],
-                k[head].index_select(0, chosen)[None, None],
-                v[head].index_select(0, chosen)[None, None],
-                attn_mask=bias,
-                scale=1.0,
-            )[0, 0]
-    return out
+                bias = bias.expand(len(kept), len(at), -1)[head][None, None, :, chosen]
+            parts = q[head, at], *(x[head].index_select(0, chosen) for x in (k, v))
+            some, sums = attention_and_lse(*(x[None, None] for x in parts), bias, 1.0)
+            out[head, at], lse[head, at] = some[0, 0], sums[0, 0].to(lse.dtype)
+    return out, lse

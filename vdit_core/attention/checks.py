@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..plan import AttentionPlan
+
 
 def check_operands(q: Tensor, k: Tensor, v: Tensor | None) -> None:
     """q [B, H, Lq, D], k [B, H, Lk, D], v [B, H, Lk, Dv]. Raises ValueError with their shapes."""
@@ -31,6 +33,25 @@ def check_mask(mask: Tensor | None, q: Tensor, k: Tensor) -> None:
     fits = mask.ndim == 4 and all(n in (1, w) for n, w in zip(mask.shape, wanted, strict=True))
     if not fits or mask.shape[3] != wanted[3]:
         raise ValueError(f"mask: must broadcast to {wanted}, got {tuple(mask.shape)}")
+
+
+def check_region(plan: AttentionPlan, q: Tensor, k: Tensor) -> None:
+    """Raises ValueError for a plan of the video among itself that cannot be carried out."""
+    if plan.video is None:
+        return
+    span, length = plan.span, q.shape[2]
+    fits = span is not None and 0 <= span.start < span.stop <= length == k.shape[2]
+    if span is None or not fits or span.stop - span.start == length:
+        raise ValueError(
+            f"region: video→video needs video and other tokens in one sequence, got {length} "
+            f"queries, {k.shape[2]} keys and video tokens at {span} (see AttentionPlan.placed)"
+        )
+    if plan.threshold is not None:
+        raise ValueError("region: sparsity in all cannot be combined with edits in video→video")
+    if plan.source is not None and bool((plan.source.strength % 1 != 0).any()):
+        raise ValueError(
+            "region: a transfer in part in all cannot be combined with edits in video→video"
+        )
 
 
 def check_finite(**tensors: Tensor | None) -> None:

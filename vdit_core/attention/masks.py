@@ -26,3 +26,10 @@ def hiding_text(
     lowest = torch.finfo(k.dtype).min
     bias = torch.zeros(hidden.shape, dtype=k.dtype, device=k.device).masked_fill_(hidden, lowest)
     return bias if mask is None else torch.minimum(mask, bias)
+
+
+def cut(mask: Tensor | None, queries: slice | Tensor, keys: slice | Tensor) -> Tensor | None:
+    """The mask of some queries and keys."""
+    if mask is None:
+        return None
+    return (mask[:, :, queries] if mask.shape[2] > 1 else mask)[..., keys]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..grid import TokenGrid
 from ..plan import UNTOUCHED, AttentionPlan
-from .checks import check_finite, check_mask, check_operands, grouped
+from .checks import check_finite, check_mask, check_operands, check_region, grouped
 from .question import Question
 from .results import FIELDS, NEED_GRID, NEED_TEXT, NEED_VALUES, Measures
 
@@ -53,12 +53,13 @@ def measure(
     question = Question(asked, grid, text, map_size, window, tau, rate)
     check_operands(q, k, v)
     check_mask(mask, q, k)
+    check_region(plan, q, k)
     _check_places(question, q, k)
     check_finite(q=q, k=k, v=v)
     if implementation not in IMPLEMENTATIONS:
         allowed = ", ".join(IMPLEMENTATIONS)
         raise ValueError(f"implementation: got {implementation!r}, allowed are {allowed}")
-    operands = q, k, v, mask, scale, plan
+    operands = q, k, v, mask, scale, plan.ungated
     chosen = list(range(q.shape[0])) if rows is None else rows
     which = torch.arange(q.shape[1]) if heads is None else heads
     if implementation == "reference":

@@ -17,10 +17,11 @@ from ..measures.rows import RowStatistics
 from ..measures.spectrum import MARGINS, Curve, Selection, SortedRows, until_found
 from ..measures.structure import FrameDistance, PooledMap, SpatialDistance, TextMass, VideoPart
 from ..plan import AttentionPlan
+from .heads import HeadGroup
 from .question import Question
 from .results import Measures
 from .thin import thinned_group
-from .tiles import HeadGroup, Tile, heads_at_once
+from .tiles import Tile, heads_at_once
 from .workers import side_by_side
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..measures.spectrum import Quantile, Selection, SortedRows, until_found
 from ..plan import AttentionPlan, Blocks
 from .blocks import block_attend, block_masses, choose_blocks, kept_mass
-from .tiles import HeadGroup, Softmax, heads_at_once
+from .heads import HeadGroup
+from .tiles import Softmax, heads_at_once
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,12 @@ def thin(
     plan: AttentionPlan,
     mask: Tensor | None = None,
     scale: float | None = None,
+    lse: Tensor | None = None,
 ) -> Thinning:
-    """Write A V of the heads that the plan thins into out [B, H, Lq, D]; the others stay."""
+    """Write A V of the heads that the plan thins into out [B, H, Lq, D]; the others stay.
+
+    lse: [B, H, Lq], likewise, of the scores before weights are dropped or, in blocks, of the kept.
+    """
     assert plan.threshold is not None
     blocks = plan.threshold.blocks
     counts = None if blocks is None else _block_counts(q, k, blocks)
@@ -67,10 +72,12 @@ def thin(
         thinned = (plan.threshold.rate[row] > 0).nonzero()[:, 0]
         for heads in thinned.split(heads_at_once(q.device, q.shape[2], k.shape[2])):
             if blocks is None:
-                _write(out, thinned_group(q, k, softmax_only, row, heads, mask, scale), v, done)
+                _write(
+                    out, thinned_group(q, k, softmax_only, row, heads, mask, scale), v, done, lse
+                )
             else:
                 group = HeadGroup(q, k, softmax_only, row, heads, mask, scale)
-                _write_blocks(out, group, v, plan.threshold.rate[row, heads], blocks, done)
+                _write_blocks(out, group, v, plan.threshold.rate[row, heads], blocks, done, lse)
     return done
 
 
@@ -79,7 +86,13 @@ def _block_counts(q: Tensor, k: Tensor, blocks: Blocks) -> tuple[int, int]:
 
 
 def _write_blocks(
-    out: Tensor, group: HeadGroup, v: Tensor, rates: Tensor, blocks: Blocks, done: Thinning
+    out: Tensor,
+    group: HeadGroup,
+    v: Tensor,
+    rates: Tensor,
+    blocks: Blocks,
+    done: Thinning,
+    lse: Tensor | None,
 ) -> None:
     if group.source is not None:
         raise ValueError(
@@ -90,7 +103,10 @@ def _write_blocks(
     row, heads, index = group.row, group.heads, group.heads.to(v.device)
     kept, lost = kept_blocks(group.own, rates, blocks, row, heads)
     done.mass_lost[row, heads] = lost.cpu()
-    out[row, index] = block_attend(group, v[row, index], kept, blocks.size, out.dtype)
+    result, sums = block_attend(group, v[row, index], kept, blocks.size, out.dtype)
+    out[row, index] = result
+    if lse is not None:
+        lse[row, index] = sums.to(lse.dtype)
     done.realised_rate[row, heads] = 1 - kept.double().mean((-2, -1)).cpu()
     done.kept[row, heads] = kept.cpu()
 
@@ -105,23 +121,23 @@ def thinned_group(
     scale: float | None,
 ) -> HeadGroup:
     """Some heads of one row, with the plan's thresholds or blocks, or those of their own maps."""
-    group = HeadGroup(q, k, plan, row, heads, mask, scale)
-    if plan.threshold is None or not bool((plan.threshold.rate[row, heads] > 0).any()):
+    group, threshold = HeadGroup(q, k, plan, row, heads, mask, scale), plan.thinning
+    if threshold is None or not bool((threshold.rate[row, heads] > 0).any()):
         return group
-    rates, blocks = plan.threshold.rate[row, heads], plan.threshold.blocks
-    for part in group.parts:
+    rates, blocks = threshold.rate[row, heads], threshold.blocks
+    for part in group.thinnable:
         if blocks is not None:
             part.kept = kept_blocks(part, rates, blocks, row, heads)[0]
             part.block = blocks.size
             continue
-        if plan.threshold.weights is None:
+        if threshold.weights is None:
             logs = [one.log_weight for one in quantiles(part, rates)]
             found = torch.tensor(logs, dtype=torch.float64)
         else:
-            found = plan.threshold.weights[row, heads].double().log()
+            found = threshold.weights[row, heads].double().log()
         found = found.where(rates > 0, -torch.inf)
         part.thresholds = found.to(part.q.device, part.q.dtype)
-        part.renormalize = plan.threshold.renormalize
+        part.renormalize = threshold.renormalize
     return group
 
 
@@ -151,7 +167,7 @@ def quantiles(softmax: Softmax, rates: Tensor, size: int | None = None) -> list[
     return until_found(select)
 
 
-def _write(out: Tensor, group: HeadGroup, v: Tensor, done: Thinning) -> None:
+def _write(out: Tensor, group: HeadGroup, v: Tensor, done: Thinning, lse: Tensor | None) -> None:
     row, heads, device = group.row, group.heads, v.device
     values = v[row, heads.to(device)].to(group.dtype)
     result = values.new_empty(len(heads), group.queries, values.shape[-1])
@@ -159,6 +175,8 @@ def _write(out: Tensor, group: HeadGroup, v: Tensor, done: Thinning) -> None:
     entries = values.new_zeros(2, len(heads), dtype=torch.float64)
     for tile in group.tiles():
         result[:, tile.queries] = tile.weights @ values / tile.total[..., None]
+        if lse is not None:
+            lse[row, heads.to(device)[:, None], tile.queries] = tile.lse
         if tile.dropped is not None:
             dropped += torch.stack([part.sum(-1, dtype=torch.float64) for part in tile.dropped])
         attending = (tile.allowed > 0).sum(-1)

@@ -9,8 +9,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..plan import AttentionPlan
-
 CACHE_BYTES = 2**22  # per thread: larger tiles leave the cache, smaller ones cost more calls
 MOST_THREADS = 4  # that tiles grow for, so that memory stays small on large machines
 GPU_BYTES = 2**26
@@ -26,7 +24,8 @@ class Tile:
     sum after the division. lse: [G, t] of the scores. allowed: [G, t] keys the mask lets through.
     shifted: [G, t, Lk] such that weights = exp(shifted), where the map is a softmax. dropped: of
     thinned rows, how many allowed entries were dropped and the mass they held, each [G, t]. work:
-    [G, t, Lk] to be written over by whoever reads the tile.
+    [G, t, Lk] to be written over by whoever reads the tile. video: [G, t] mass of a video query on
+    video keys, where the video has a plan of its own.
     """
 
     queries: Tensor
@@ -38,6 +37,7 @@ class Tile:
     shifted: Tensor | None
     work: Tensor
     dropped: tuple[Tensor, Tensor] | None = None
+    video: Tensor | None = None
 
     @cached_property
     def logs(self) -> Tensor:
@@ -94,9 +94,10 @@ class Softmax:
             shape = groups, len(at), keys
             used = groups * len(at) * keys
             scores, weights, work = (buffer[:used].view(shape) for buffer in buffers)
-            yield self._tile(at, scores, weights, work)
+            yield self.tile(at, scores, weights, work)
 
-    def _tile(self, at: Tensor, scores: Tensor, weights: Tensor, work: Tensor) -> Tile:
+    def tile(self, at: Tensor, scores: Tensor, weights: Tensor, work: Tensor) -> Tile:
+        """The tile of some queries. scores, weights, work: [G, t, Lk], to be written over."""
         torch.bmm(self.q[:, at], self.keys, out=scores)
         bias = self._with_blocks(self.bias(at), at)
         if bias is not None:
@@ -152,100 +153,6 @@ class Softmax:
             self.heads if self.mask.shape[1] > 1 else self.heads * 0,
         ]
         return as_bias(mask[:, at] if mask.shape[1] > 1 else mask, self.q.dtype)
-
-
-class HeadGroup:
-    """The map M of some heads of one batch row.
-
-    own: softmax of the row, or of its source for heads that follow it in full. source: where heads
-    follow in part. strength, identity, uniform: [G, 1, 1] or None.
-    """
-
-    def __init__(
-        self,
-        q: Tensor,
-        k: Tensor,
-        plan: AttentionPlan,
-        row: int,
-        heads: Tensor,
-        mask: Tensor | None = None,
-        scale: float | None = None,
-    ) -> None:
-        if plan.source is not None and plan.source.region != "all":
-            raise ValueError("region: streaming handles 'all' only")
-        self.row, self.heads = row, heads
-        self.dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-        self.queries, self.keys = q.shape[2], k.shape[2]
-        factor = torch.full((len(heads),), q.shape[-1] ** -0.5 if scale is None else scale)
-        if plan.temperature is not None:
-            factor = factor / plan.temperature[row, heads]
-
-        def softmax(rows: Tensor) -> Softmax:
-            rows, at = rows.to(q.device), heads.to(q.device)
-            scaled = q[rows, at].to(self.dtype) * factor.to(q.device, self.dtype)[:, None, None]
-            keys = k[rows, at].to(self.dtype).transpose(-1, -2).contiguous()
-            return Softmax(scaled, keys, rows, at, mask)
-
-        own = torch.full_like(heads, row)
-        self.source: Softmax | None = None
-        self.strength: Tensor | None = None
-        if plan.source is not None:
-            strength, source = plan.source.strength[row, heads], plan.source.rows[row].item()
-            own = own.where(strength != 1, torch.full_like(heads, int(source)))
-            if bool(((strength != 0) & (strength != 1)).any()):
-                self.source = softmax(torch.full_like(heads, int(source)))
-                self.strength = self._column(strength, q)
-        self.own = softmax(own)
-        self.mix: tuple[Tensor, Tensor] | None = None
-        if plan.map is not None:
-            identity, uniform = plan.map.identity[row, heads], plan.map.uniform[row, heads]
-            if bool((identity != 0).any() or (uniform != 0).any()):
-                self.mix = self._column(identity, q), self._column(uniform, q)
-
-    @property
-    def parts(self) -> list[Softmax]:
-        return [self.own] if self.source is None else [self.own, self.source]
-
-    def tiles(self, size: int | None = None) -> Iterator[Tile]:
-        """M tile by tile; see Softmax.tiles."""
-        if self.source is None:
-            own = self.own.tiles(size)
-            yield from own if self.mix is None else map(self._mixed, own)
-            return
-        for own, source in zip(self.own.tiles(size), self.source.tiles(size), strict=True):
-            blended = self._blended(own, source)
-            yield blended if self.mix is None else self._mixed(blended)
-
-    def _blended(self, own: Tile, source: Tile) -> Tile:
-        assert self.strength is not None
-        mine = own.weights.div_(own.total[..., None])
-        theirs = source.weights.div_(source.total[..., None])
-        weights = torch.lerp(mine, theirs, self.strength.expand_as(mine))
-        mass = torch.lerp(own.mass, source.mass, self.strength[..., 0].expand_as(own.mass))
-        one = torch.ones_like(own.total)
-        return replace(own, weights=weights, total=one, mass=mass, shifted=None)
-
-    def _mixed(self, tile: Tile) -> Tile:
-        assert self.mix is not None
-        identity, uniform = self.mix
-        weights = tile.weights.div_(tile.total[..., None]).mul_(1 - identity - uniform)
-        diagonal = torch.arange(len(tile.queries), device=weights.device)
-        if bool((identity != 0).any()):
-            weights[:, diagonal, tile.queries] += identity[..., 0]
-        if bool((uniform != 0).any()):
-            weights += uniform * self._uniform(tile)
-        one = torch.ones_like(tile.total)
-        return replace(tile, weights=weights, total=one, mass=weights.sum(-1), shifted=None)
-
-    def _uniform(self, tile: Tile) -> Tensor:
-        own = replace(self.own, rows=torch.full_like(self.own.rows, self.row))
-        if (bias := own.bias(tile.queries)) is None:
-            return torch.full_like(tile.weights[:1, :1], 1 / self.keys).expand(1, 1, self.keys)
-        allowed = (bias > LOWEST / 2).to(self.dtype)
-        return allowed / allowed.sum(-1, keepdim=True).clamp_min(1)
-
-    def _column(self, values: Tensor, like: Tensor) -> Tensor:
-        return values.to(like.device, self.dtype)[:, None, None]
 
 
 def heads_at_once(device: torch.device, queries: int, keys: int) -> int:

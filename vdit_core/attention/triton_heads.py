@@ -122,8 +122,8 @@ def _check(q: Tensor, k: Tensor, plan: AttentionPlan, rows: Tensor, heads: Tenso
             "q, k: 'triton' takes both in float16, bfloat16 or float32, got "
             f"{q.dtype} and {k.dtype}; {INSTEAD}"
         )
-    if plan.source is not None and plan.source.region != "all":
-        raise ValueError(f"region: got {plan.source.region!r}, but 'triton' handles 'all' only")
+    if plan.video is not None:
+        raise ValueError(f"region: 'triton' has no plan for the video among itself; {INSTEAD}")
     if plan.source is not None:
         strength = plan.source.strength[rows, heads]
         if bool(((strength != 0) & (strength != 1)).any()):

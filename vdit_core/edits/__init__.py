@@ -13,13 +13,16 @@ from ..sites import Call
 class Change(Protocol):
     """What an edit does to the plan of one call.
 
-    field: the field of the plan it sets. neutral: changes nothing, so need not run.
+    field: the field of the plan it sets. region: of all tokens, or of the video among itself (one of
+    REGIONS). neutral: changes nothing, so need not run.
     pairs: it needs a batch of source and target pairs, and is applied to the targets. rehearses: it
     needs a dense evaluation of the model before each.
     """
 
     @property
     def field(self) -> str: ...
+    @property
+    def region(self) -> str: ...
     @property
     def neutral(self) -> bool: ...
     @property

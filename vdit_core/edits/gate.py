@@ -15,10 +15,12 @@ from ..sites import Call
 class Skip:
     """Set the gate of the chosen heads to 0; they are not computed."""
 
+    region: str = "all"
     field = "gate"
     neutral = False
     pairs = False
     rehearses = False
 
     def apply(self, plan: AttentionPlan, call: Call, chosen: Tensor) -> AttentionPlan:
-        return plan.gated(torch.where(chosen, 0.0, 1.0))
+        gate = torch.where(chosen, 0.0, 1.0)
+        return plan.within(self.region, lambda part: part.gated(gate))

@@ -19,6 +19,7 @@ class Perturb:
 
     map: str
     strength: float
+    region: str = "all"
     field = "map"
     pairs = False
     rehearses = False
@@ -37,4 +38,5 @@ class Perturb:
         weight = torch.where(chosen, self.strength, 0.0)
         zero = torch.zeros_like(weight)
         identity, uniform = (weight, zero) if self.map == "identity" else (zero, weight)
-        return plan.mixed(chosen, MapMix(identity, uniform))
+        mix = MapMix(identity, uniform)
+        return plan.within(self.region, lambda part: part.mixed(chosen, mix))

@@ -27,6 +27,7 @@ class Sparsify:
     renormalize: bool = True
     block_size: int = 64
     reuse: int = 1
+    region: str = "all"
     field = "threshold"
     pairs = False
 
@@ -54,4 +55,4 @@ class Sparsify:
         rate = torch.where(chosen, wanted, 0.0)
         blocks = Blocks(self.block_size, self.reuse) if self.mode == "block" else None
         new = Threshold(rate, self.renormalize, two_run=self.rehearses, blocks=blocks)
-        return plan.thinned(chosen, new)
+        return plan.within(self.region, lambda part: part.thinned(chosen, new))

@@ -17,6 +17,7 @@ class Temperature:
     """Divide the scores of the chosen heads by `value` > 0."""
 
     value: float
+    region: str = "all"
     field = "temperature"
     pairs = False
     rehearses = False
@@ -30,4 +31,5 @@ class Temperature:
         return self.value == 1
 
     def apply(self, plan: AttentionPlan, call: Call, chosen: Tensor) -> AttentionPlan:
-        return plan.scaled(torch.where(chosen, self.value, 1.0))
+        temperature = torch.where(chosen, self.value, 1.0)
+        return plan.within(self.region, lambda part: part.scaled(temperature))

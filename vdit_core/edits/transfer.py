@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..plan import REGIONS, AttentionPlan, Region, Source
+from ..plan import AttentionPlan, Source
 from ..sites import Call
 
 
@@ -16,7 +16,7 @@ class PairTransfer:
     """Row 1 of each pair takes Q and K of row 0; A' = (1 − strength) · A + strength · A_source."""
 
     strength: float
-    region: Region = "all"
+    region: str = "all"
     field = "source"
     pairs = True
     rehearses = False
@@ -24,14 +24,11 @@ class PairTransfer:
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength: got {self.strength}, allowed is 0 to 1")
-        if self.region not in REGIONS:
-            raise ValueError(f"region: got {self.region!r}, allowed are {', '.join(REGIONS)}")
 
     @property
     def neutral(self) -> bool:
         return self.strength == 0
 
     def apply(self, plan: AttentionPlan, call: Call, chosen: Tensor) -> AttentionPlan:
-        strength = torch.where(chosen, self.strength, 0.0)
-        region: Region = "all" if call.site.kind == "self" else self.region
-        return plan.sourced(chosen, Source(call.source_rows(), strength, region))
+        source = Source(call.source_rows(), torch.where(chosen, self.strength, 0.0))
+        return plan.within(self.region, lambda part: part.sourced(chosen, source))
