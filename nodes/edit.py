@@ -41,6 +41,7 @@ class VDiTTemperature(io.ComfyNode):
                 sockets.heads_input(),
                 *sockets.window_inputs(),
                 sockets.branch_input(),
+                sockets.region_input(),
             ],
             outputs=[io.Model.Output(tooltip="The model with this temperature, for a sampler.")],
             hidden=[io.Hidden.unique_id],
@@ -56,8 +57,9 @@ class VDiTTemperature(io.ComfyNode):
         start_percent: float,
         end_percent: float,
         branch: str,
+        region: str = "all",
     ) -> io.NodeOutput:
-        change, where = Temperature(temperature), sockets.where(layers, heads)
+        change, where = Temperature(temperature, region), sockets.where(layers, heads)
         return sockets.edited(cls, model, change, where, start_percent, end_percent, branch)
 
 
@@ -84,6 +86,7 @@ class VDiTSkipHeads(io.ComfyNode):
                 ),
                 *sockets.window_inputs(),
                 sockets.branch_input(),
+                sockets.region_input(),
             ],
             outputs=[io.Model.Output(tooltip="The model without these heads, for a sampler.")],
             hidden=[io.Hidden.unique_id],
@@ -91,10 +94,16 @@ class VDiTSkipHeads(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: ModelPatcher, heads: str, start_percent: float, end_percent: float, branch: str
+        cls,
+        model: ModelPatcher,
+        heads: str,
+        start_percent: float,
+        end_percent: float,
+        branch: str,
+        region: str = "all",
     ) -> io.NodeOutput:
         where = parse_heads(heads)
-        return sockets.edited(cls, model, Skip(), where, start_percent, end_percent, branch)
+        return sockets.edited(cls, model, Skip(region), where, start_percent, end_percent, branch)
 
 
 class VDiTPerturb(io.ComfyNode):
@@ -126,6 +135,7 @@ class VDiTPerturb(io.ComfyNode):
                 sockets.heads_input(),
                 *sockets.window_inputs(),
                 sockets.branch_input(),
+                sockets.region_input(),
             ],
             outputs=[io.Model.Output(tooltip="The perturbed model, for a sampler.")],
             hidden=[io.Hidden.unique_id],
@@ -142,8 +152,9 @@ class VDiTPerturb(io.ComfyNode):
         start_percent: float,
         end_percent: float,
         branch: str,
+        region: str = "all",
     ) -> io.NodeOutput:
-        change, where = Perturb(map, strength), sockets.where(layers, heads)
+        change, where = Perturb(map, strength, region), sockets.where(layers, heads)
         return sockets.edited(cls, model, change, where, start_percent, end_percent, branch)
 
 
@@ -214,6 +225,7 @@ class VDiTSparsity(io.ComfyNode):
                     tooltip="block mode: for how many steps a choice of blocks serves. Choosing "
                     "costs as much as dense attention, on a CPU about twice that.",
                 ),
+                sockets.region_input(),
             ],
             outputs=[io.Model.Output(tooltip="The sparse model, for a sampler.")],
             hidden=[io.Hidden.unique_id],
@@ -234,9 +246,11 @@ class VDiTSparsity(io.ComfyNode):
         branch: str,
         block_size: int,
         reuse_steps: int,
+        region: str = "all",
     ) -> io.NodeOutput:
         rates = parse_values(schedule).resolve(layer_count(model), sparsity)
-        change = Sparsify(rates, mode, renormalize or mode == "block", block_size, reuse_steps)
+        whole = renormalize or mode == "block"
+        change = Sparsify(rates, mode, whole, block_size, reuse_steps, region)
         where = sockets.where(layers, heads)
         return sockets.edited(cls, model, change, where, start_percent, end_percent, branch)
 

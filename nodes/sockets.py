@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ..vdit_core.edits import Change
 from ..vdit_core.host.comfy import attach
+from ..vdit_core.plan import REGIONS
 from ..vdit_core.program import Asker, Edit, Window
 from ..vdit_core.selection import HeadList, every_layer, parse_selection
 from ..vdit_core.sites import BRANCHES
@@ -50,6 +51,20 @@ def branch_input() -> io.Combo.Input:
         advanced=True,
         tooltip="Guidance runs the model twice: with the positive prompt (cond) and with the "
         "negative one (uncond). Which of the two is meant.",
+    )
+
+
+def region_input(optional: bool = True) -> io.Combo.Input:
+    """Optional where it came later: workflows saved before do not name it."""
+    return io.Combo.Input(
+        "region",
+        options=list(REGIONS),
+        default="all",
+        optional=optional,
+        advanced=True,
+        tooltip="all: the whole attention map. video→video: only how the video attends to itself, "
+        "in models where video and text attend together (Mochi, HunyuanVideo, CogVideoX); text "
+        "keeps its map. Wan's self-attention holds video only: use all.",
     )
 
 

@@ -7,7 +7,6 @@ from comfy_api.latest import io
 
 from ..vdit_core.edits.transfer import PairTransfer
 from ..vdit_core.pairs import Conditioning, Latent, pair_latent, pair_prompts, split_pair
-from ..vdit_core.plan import REGIONS
 from . import sockets
 
 
@@ -79,14 +78,7 @@ class VDiTTransfer(io.ComfyNode):
                     "s in (1 − s) · own map + s · source map. Between 0 and 1 the chosen layers "
                     "attend twice."
                 ),
-                io.Combo.Input(
-                    "region",
-                    options=list(REGIONS),
-                    default="all",
-                    advanced=True,
-                    tooltip="Which part of a joint attention is transferred. Wan's self-attention "
-                    "holds video only, so there both mean the same.",
-                ),
+                sockets.region_input(optional=False),
                 *sockets.window_inputs(),
                 sockets.branch_input(),
             ],
@@ -106,8 +98,7 @@ class VDiTTransfer(io.ComfyNode):
         end_percent: float,
         branch: str,
     ) -> io.NodeOutput:
-        change = PairTransfer(strength, region)  # pyright: ignore[reportArgumentType]
-        where = sockets.where(layers, heads)
+        change, where = PairTransfer(strength, region), sockets.where(layers, heads)
         return sockets.edited(cls, model, change, where, start_percent, end_percent, branch)
 
 

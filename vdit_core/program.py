@@ -165,7 +165,7 @@ def check_thresholds(program: Program, layout: Layout) -> None:
 
 
 def check_regions(program: Program, layout: Layout) -> None:
-    """Raises ValueError for a region that a layer does not have, or that goes with no other edit."""
+    """Raises ValueError for a region that a layer lacks, or an edit that cannot act beside it."""
     edits = [s for s in program if isinstance(s, Edit)]
     for inner in (edit for edit in edits if edit.change.region != "all"):
         name, region = inner.asker.name, inner.change.region

@@ -52,9 +52,7 @@ class Scene:
 
     def expected(self, b: int, h: int) -> dict[str, Tensor]:
         """All statistics of one head from its dense map."""
-        wish = wish_of(self.plan, *self.q.shape[:2])
-        case = Case(self.q, self.k, self.v, wish, self.mask)
-        weights = case.true_maps()[b, h].nan_to_num(0)
+        weights = self.true_maps()[b, h].nan_to_num(0)
         allowed = self.allowed(b, h)
         grid, tokens = self.grid, list(range(self.grid.video.start, self.grid.video.stop))
         place = statistics.Place(grid.frames, grid.rows, grid.cols, grid.prefix)
@@ -67,6 +65,11 @@ class Scene:
         if self.text is not None:
             found["text_mass"] = weights[tokens][:, self.text].mean(0)
         return found
+
+    def true_maps(self) -> Tensor:
+        """Gates are no part of the map."""
+        wish = wish_of(self.plan.ungated, *self.q.shape[:2])
+        return Case(self.q, self.k, self.v, wish, self.mask).true_maps()
 
     def allowed(self, b: int, h: int) -> Tensor:
         shape = (*self.q.shape[:3], self.k.shape[2])

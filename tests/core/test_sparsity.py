@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from vdit_attention.tests.oracle import Case, no_wish, wish_of
+from vdit_attention.tests.thinned import in_blocks, thinned
 from vdit_attention.vdit_core.attention import Thinning, attend, measure
 from vdit_attention.vdit_core.attention.blocks import (
     block_masses,
@@ -33,17 +34,6 @@ def operands(
     shape = batch, HEADS, length, width
     q, k, v = (torch.randn(shape, generator=generator) for _ in range(3))
     return scale * q, k, v
-
-
-def thinned(weights: Tensor, allowed: Tensor, rate: float, renormalize: bool) -> Tensor:
-    """One dense map [Lq, Lk] without what lies strictly below its quantile."""
-    flat = sorted(weights[allowed].tolist())
-    threshold = flat[min(int(rate * len(flat)), len(flat) - 1)] if rate else 0.0
-    kept = weights * (weights >= threshold)
-    if not renormalize:
-        return kept
-    total = kept.sum(-1, keepdim=True)
-    return kept / total.where(total > 0, 1)
 
 
 def truth(case: Case, rates: Tensor, renormalize: bool) -> Tensor:
@@ -241,13 +231,6 @@ def test_counts_stay_right_past_two_to_the_31() -> None:
     state.entries = entries
     state.below = entries // 2 - 3
     assert state.result().below == entries // 2 - 3
-
-
-def in_blocks(maps: Tensor, kept: Tensor, size: int) -> Tensor:
-    whole = kept.repeat_interleave(size, -2).repeat_interleave(size, -1)
-    inside = maps * whole[..., : maps.shape[-2], : maps.shape[-1]]
-    total = inside.sum(-1, keepdim=True)
-    return inside / total.where(total > 0, 1)
 
 
 @pytest.mark.parametrize("implementation", ["dense", "streaming", "reference"])

@@ -21,15 +21,16 @@ INPUTS = {
     "VDiTStatistics": "record, latent, statistic, step, branch",
     "VDiTSaveRecord": "record, latent, filename_prefix",
     "VDiTLoadRecord": "file",
-    "VDiTTemperature": "model, temperature, layers, heads, start_percent, end_percent, branch",
+    "VDiTTemperature": "model, temperature, layers, heads, start_percent, end_percent, branch, "
+    "region",
     "VDiTPairPrompts": "source, target",
     "VDiTPairLatent": "latent",
     "VDiTTransfer": "model, layers, heads, strength, region, start_percent, end_percent, branch",
     "VDiTSplitPair": "latent",
-    "VDiTSkipHeads": "model, heads, start_percent, end_percent, branch",
-    "VDiTPerturb": "model, map, strength, layers, heads, start_percent, end_percent, branch",
+    "VDiTSkipHeads": "model, heads, start_percent, end_percent, branch, region",
+    "VDiTPerturb": "model, map, strength, layers, heads, start_percent, end_percent, branch, region",
     "VDiTSparsity": "model, sparsity, layers, heads, mode, renormalize, schedule, start_percent, "
-    "end_percent, branch, block_size, reuse_steps",
+    "end_percent, branch, block_size, reuse_steps, region",
     "VDiTCompareVideos": "a, b",
 }
 OUTPUTS = {
@@ -53,9 +54,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "VDiTCapture": {"steps": "mid", "layers": "all", "heads": "all", "branch": "both"}
     | {"sinks": False, "structure": False, "sparsity": False, "frames": "all"},
     "VDiTTransfer": {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "branch": "both"},
-    "VDiTPerturb": {"map": "identity", "strength": 1.0},
+    "VDiTPerturb": {"map": "identity", "strength": 1.0, "region": "all"},
+    "VDiTTemperature": {"temperature": 0.7, "region": "all"},
+    "VDiTSkipHeads": {"heads": "-1:0", "region": "all"},
     "VDiTStatistics": {"statistic": "entropy share", "step": "mid", "branch": "both"},
-    "VDiTSparsity": {"sparsity": 0.7, "mode": "exact", "schedule": "", "block_size": 64},
+    "VDiTSparsity": {"sparsity": 0.7, "mode": "exact", "schedule": "", "region": "all"},
 }
 
 

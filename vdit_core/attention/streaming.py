@@ -202,8 +202,12 @@ class _Spectrum:
         self.curves = [Curve(group.keys) for _ in heads]
         self.selections = [Selection(question.rate, group.queries, problem.margin) for _ in heads]
         self.asks, self.device = question.asks, problem.device
+        self.mass = torch.zeros(problem.heads, dtype=torch.float64, device=problem.device)
+        self.attending = torch.zeros_like(self.mass)
 
     def add(self, tile: Tile, share: Tensor) -> None:
+        self.mass += tile.mass.sum(-1, dtype=torch.float64)
+        self.attending += (tile.allowed > 0).sum(-1)
         parts = zip(tile.logs, tile.log_total, tile.allowed, tile.work, strict=True)
         for head, part in enumerate(parts):
             rows = SortedRows.sort(*part)
@@ -218,12 +222,17 @@ class _Spectrum:
         found: dict[str, list[object]] = {}
         if self.asks("keys_for_95"):
             found["keys_for_95"] = [torch.cat(few).mean(dtype=torch.float64) for few in self.few]
+        each = self.attending / self.mass.clamp_min(1e-300)  # not 1 where weights were dropped
         if self.asks("mass_curve"):
-            found["mass_curve"] = [curve.result() for curve in self.curves]
+            curves = torch.stack([curve.result() for curve in self.curves])
+            curves[:, 1] = 1 - (1 - curves[:, 1]) * each.cpu()[:, None]
+            found["mass_curve"] = list(curves)
         if self.asks("threshold", "realised_rate", "mass_lost"):
             quantiles = [selection.result() for selection in self.selections]
-            for name in ("threshold", "realised_rate", "mass_lost"):
+            for name in ("threshold", "realised_rate"):
                 found[name] = [getattr(quantile, name) for quantile in quantiles]
+            lost = zip(quantiles, each.tolist(), strict=True)
+            found["mass_lost"] = [quantile.mass_lost * one for quantile, one in lost]
         return {name: self._stacked(values) for name, values in found.items()}
 
     def _stacked(self, values: list[object]) -> Tensor:

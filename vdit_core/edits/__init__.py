@@ -13,8 +13,8 @@ from ..sites import Call
 class Change(Protocol):
     """What an edit does to the plan of one call.
 
-    field: the field of the plan it sets. region: of all tokens, or of the video among itself (one of
-    REGIONS). neutral: changes nothing, so need not run.
+    field: the field of the plan it sets. region: of REGIONS, whether it acts on the map of all
+    tokens or on that of the video among itself. neutral: changes nothing, so need not run.
     pairs: it needs a batch of source and target pairs, and is applied to the targets. rehearses: it
     needs a dense evaluation of the model before each.
     """
