@@ -75,12 +75,40 @@ def test_two_pairs_in_a_batch_stay_apart() -> None:
     assert call.source_rows().tolist() == [0, 0, 2, 2]
 
 
-def test_in_self_attention_both_regions_are_the_same() -> None:
-    plan = PairTransfer(1.0, "video→video").apply(UNTOUCHED, CALL, TARGETS)
-    assert plan.source is not None and plan.source.region == "all"
-    joint = Call(Site("blocks.0.attn", 0, "joint", 2), 0, 0, 1.0, ("cond",) * 2, (0, 1))
-    plan = PairTransfer(1.0, "video→video").apply(UNTOUCHED, joint, TARGETS[:2])
-    assert plan.source is not None and plan.source.region == "video→video"
+def test_edits_of_the_video_among_itself_fold_into_a_plan_of_their_own() -> None:
+    plan = Temperature(0.5).apply(UNTOUCHED, CALL, chosen(0))
+    plan = Temperature(3.0, "video→video").apply(plan, CALL, chosen(0, 1))
+    plan = Temperature(0.5, "video→video").apply(plan, CALL, chosen(1))
+    plan = PairTransfer(1.0, "video→video").apply(plan, CALL, TARGETS)
+    assert plan.temperature is not None and plan.video is not None
+    assert plan.temperature.tolist() == [[0.5, 1]] * 4
+    assert plan.video.temperature is not None
+    assert plan.video.temperature.tolist() == [[3, 1.5]] * 4
+    assert plan.source is None and plan.video.source is not None
+    alone = plan.alone
+    assert alone.temperature is not None and alone.temperature.tolist() == [[1.5, 1.5]] * 4
+
+
+def test_both_sources_make_one_for_the_video_alone() -> None:
+    plan = PairTransfer(1.0).apply(UNTOUCHED, CALL, TARGETS & chosen(0))
+    plan = PairTransfer(0.25, "video→video").apply(plan, CALL, TARGETS)
+    assert plan.alone.source is not None
+    assert plan.alone.source.strength.tolist() == [[0, 0], [1, 0.25], [0, 0], [1, 0.25]]
+
+
+def test_a_threshold_is_found_and_replaced_where_it_is() -> None:
+    new = Threshold(torch.full((4, 2), 0.25))
+    outer = UNTOUCHED.thinned(ALL, Threshold(torch.full((4, 2), 0.5)))
+    inner = UNTOUCHED.within("video→video", lambda part: part.thinned(ALL, new)).placed(slice(2, 9))
+    assert outer.thinning is outer.threshold
+    assert outer.with_thinning(new).threshold is new
+    assert inner.video is not None and inner.thinning is inner.video.threshold
+    assert inner.threshold is None and inner.with_thinning(None).empty
+
+
+def test_gates_are_no_part_of_the_map() -> None:
+    plan = Skip("video→video").apply(Skip().apply(UNTOUCHED, CALL, ALL), CALL, ALL)
+    assert plan.placed(slice(2, 9)).ungated.empty
 
 
 def test_the_later_threshold_wins_where_it_was_chosen() -> None:

@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
+from vdit_attention.vdit_core.attention import attend
 from vdit_attention.vdit_core.edits import Change
 from vdit_attention.vdit_core.edits.gate import Skip
 from vdit_attention.vdit_core.edits.perturb import Perturb
+from vdit_attention.vdit_core.edits.sparsity import Sparsify
 from vdit_attention.vdit_core.edits.temperature import Temperature
 from vdit_attention.vdit_core.edits.transfer import PairTransfer
 from vdit_attention.vdit_core.grid import TokenGrid
-from vdit_attention.vdit_core.plan import AttentionPlan
+from vdit_attention.vdit_core.plan import AttentionPlan, Blocks, Threshold
 from vdit_attention.vdit_core.program import Asker, Capture, Edit, Window, conflicts
 from vdit_attention.vdit_core.record import Record
 from vdit_attention.vdit_core.run import Operands, Run, Schedule
@@ -229,3 +231,118 @@ def test_nothing_is_said_of_two_edits_that_never_meet_in_branch_or_time() -> Non
     assert conflicts((replace(old, window=early),), replace(new, window=late), LAYOUT) == []
     assert conflicts((replace(old, branch="cond"),), new, LAYOUT) != []
     assert conflicts((replace(old, window=early),), new, LAYOUT) != []
+
+
+def test_edits_of_two_regions_do_not_overrule_each_other() -> None:
+    old, new = edit(PairTransfer(1.0)), edit(PairTransfer(1.0, "video→video"), name="B")
+    assert conflicts((old,), new, JOINT) == []
+    assert conflicts((new,), new, JOINT) != []
+
+
+VIDEO = "video→video"
+JOINT_GRID = TokenGrid(1, 2, 3, prefix=2, suffix=3)
+JOINT_SITES = [Site(f"blocks.{n}.attn", n, "joint", 2) for n in range(3)]
+JOINT = Layout("Mochi", {nn.Identity(): (site,) for site in JOINT_SITES}, lambda *_: JOINT_GRID)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        Temperature(0.5, VIDEO),
+        Skip(VIDEO),
+        Perturb("uniform", 0.5, VIDEO),
+        PairTransfer(1.0, VIDEO),
+        Sparsify((0.5,) * 3, region=VIDEO),
+    ],
+)
+def test_a_region_that_the_model_lacks_is_refused_before_sampling(change: Change) -> None:
+    wanted = (
+        "^A: region video→video needs a model in which video and text attend together, but the "
+        "self-attention of Wan holds video only; choose region all$"
+    )
+    with pytest.raises(ValueError, match=wanted):
+        Run((edit(change),), LAYOUT, schedule(), 2)
+    assert Run((edit(change),), JOINT, schedule(), 2).active
+
+
+def test_an_unknown_region_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"^region: got 'video', allowed are all, video→video$"):
+        edit(Skip("video"))
+
+
+@pytest.mark.parametrize(
+    ("outer", "what"),
+    [(Sparsify((0.5,) * 3), "sparsity"), (PairTransfer(0.5), "a transfer in part")],
+)
+def test_what_cannot_act_beside_a_region_is_refused_before_sampling(
+    outer: Change, what: str
+) -> None:
+    inner, beside = edit(Skip(VIDEO), "0-1"), edit(outer, "1-2", "B")
+    for program in ((inner, beside), (beside, inner)):
+        with pytest.raises(ValueError, match=rf"^A: .* with {what} in region all \(B, layers 1\)"):
+            Run(program, JOINT, schedule(), 2)
+    Run((inner, edit(outer, "2", "B")), JOINT, schedule(), 2)
+    Run((replace(inner, branch="cond"), replace(beside, branch="uncond")), JOINT, schedule(), 2)
+
+
+def joint_operands(seed: int) -> Operands:
+    def dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
+        return attend(q, k, v, AttentionPlan(temperature=torch.full(q.shape[:2], temperature)))
+
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(2, 2, len(JOINT_GRID), 4, generator=generator) for _ in range(3))
+    return Operands(q, k, v, None, None, dense, lambda: JOINT_GRID)
+
+
+def played(run: Run, sigma: float, seed: int) -> Tensor:
+    call = run.call(JOINT_SITES[0], sigma, ("cond", "uncond"), (0, 0))
+    out = run.attend(call, joint_operands(seed))
+    assert out is not None
+    return out
+
+
+def thinned(seed: int, threshold: Threshold) -> Tensor:
+    x = joint_operands(seed)
+    plan = AttentionPlan(video=AttentionPlan(threshold=threshold)).placed(JOINT_GRID.video)
+    return attend(x.q, x.k, x.v, plan, implementation="streaming")
+
+
+RATES = torch.full((2, 2), 0.5, dtype=torch.float64)
+
+
+def test_two_runs_take_the_thresholds_of_the_video_alone() -> None:
+    change = Sparsify((0.5,) * 3, "exact two-run", False, region=VIDEO)
+    run = Run((edit(change, "0"),), JOINT, schedule(), 1)
+    with run.rehearsal():
+        call = run.call(JOINT_SITES[0], 1.0, ("cond", "uncond"), (0, 0))
+        assert run.attend(call, joint_operands(1)) is None
+    x = joint_operands(1)
+    video = JOINT_GRID.video
+    weights = (x.q[:, :, video] @ x.k[:, :, video].mT / 2).softmax(-1).flatten(2).sort().values
+    threshold = Threshold(RATES, False, weights[..., 18].double() * (1 - 1e-6))
+    torch.testing.assert_close(played(run, 1.0, 2), thinned(2, threshold))
+
+
+def test_blocks_of_the_video_serve_for_some_steps() -> None:
+    change = Sparsify((0.5,) * 3, "block", block_size=2, reuse=2, region=VIDEO)
+    run = Run((edit(change, "0"),), JOINT, schedule(), 1)
+    first, second, third = (played(run, s, n) for n, s in enumerate(SIGMAS[:3]))
+
+    def fresh(seed: int) -> Tensor:
+        return thinned(seed, Threshold(RATES, blocks=Blocks(2)))
+
+    torch.testing.assert_close(first, fresh(0))
+    assert not torch.allclose(second, fresh(1))
+    torch.testing.assert_close(third, fresh(2))
+    assert "layer 0: asked 50.0%, dropped" in run.reports()[0][1]
+
+
+def test_a_capture_sees_the_map_as_a_region_made_it() -> None:
+    watch = capture("0", "0")
+    run = Run((edit(Perturb("identity", 1.0, VIDEO), "0"), watch), JOINT, schedule(), 1)
+    played(run, 1.0, 3)
+    run.finish()
+    pooled = watch.record.data.measurements[0].measures.pooled_map
+    assert pooled.shape == (2, 6, 6)
+    assert bool((pooled[:, ~torch.eye(6, dtype=torch.bool)] == 0).all())
+    assert bool((pooled.diagonal(dim1=1, dim2=2) > 0).all())

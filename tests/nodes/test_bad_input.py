@@ -73,6 +73,11 @@ CASES: dict[str, tuple[Callable[[ModelPatcher], object], str]] = {
         "steps: '4' names step 4, but this sampler has steps 0 to 3 (or -4 to -1, counted from the "
         "end)",
     ),
+    "a region that only joint attention has": (
+        lambda m: tiny.sample(tiny.edited(m, Temperature(0.5, "video→video"))),
+        "Edit: region video→video needs a model in which video and text attend together, but "
+        "the self-attention of Wan holds video only; choose region all",
+    ),
     "a start after the end": (
         lambda m: sampled_in_window(m, 0.6, 0.5),
         "start_percent 0.6 and end_percent 0.5: they must lie in 0 to 1, and the start must not "

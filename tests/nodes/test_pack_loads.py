@@ -28,7 +28,8 @@ INPUTS = {
     "VDiTTransfer": "model, layers, heads, strength, region, start_percent, end_percent, branch",
     "VDiTSplitPair": "latent",
     "VDiTSkipHeads": "model, heads, start_percent, end_percent, branch, region",
-    "VDiTPerturb": "model, map, strength, layers, heads, start_percent, end_percent, branch, region",
+    "VDiTPerturb": "model, map, strength, layers, heads, start_percent, end_percent, branch, "
+    "region",
     "VDiTSparsity": "model, sparsity, layers, heads, mode, renormalize, schedule, start_percent, "
     "end_percent, branch, block_size, reuse_steps, region",
     "VDiTCompareVideos": "a, b",
