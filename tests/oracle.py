@@ -13,7 +13,7 @@ Nothing here comes from the engine: one row and one head at a time, whole maps, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -36,7 +36,7 @@ class Wish:
     strength: Tensor
     rows: Tensor
     video: Wish | None = None
-    span: slice | None = None
+    span: slice = field(default_factory=lambda: slice(0))
 
 
 def no_wish(batch: int, heads: int) -> Wish:

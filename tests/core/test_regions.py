@@ -251,7 +251,8 @@ def test_what_was_dropped_is_told_of_the_block() -> None:
     plan = replace(UNTOUCHED, video=AttentionPlan(threshold=Threshold(RATES, False)))
     attend(*x, plan.placed(grid.video), report=reports.append)
     alone = AttentionPlan(threshold=Threshold(RATES, False))
-    attend(*(t[:, :, grid.video] for t in x), alone, report=reports.append)
+    q, k, v = (t[:, :, grid.video] for t in x)
+    attend(q, k, v, alone, report=reports.append)
     for name in ("weights", "realised_rate", "mass_lost"):
         values = [getattr(report, name) for report in reports]
         torch.testing.assert_close(*values, rtol=1e-6, atol=1e-9)
@@ -269,7 +270,8 @@ def test_given_thresholds_count_in_the_block(implementation: str) -> None:
     block = maps[..., grid.video, grid.video]
     keep = block >= 0.02 * block.sum(-1, keepdim=True)
     maps[..., grid.video, grid.video] *= keep | (RATES == 0)[:, :, None, None]
-    found = attend(*(t.double() for t in x), plan, implementation=implementation)
+    q, k, v = (t.double() for t in x)
+    found = attend(q, k, v, plan, implementation=implementation)
     torch.testing.assert_close(found, maps @ x[2].double(), rtol=1e-6, atol=1e-6)
 
 
@@ -303,7 +305,8 @@ def test_the_heaviest_blocks_of_the_video_are_kept() -> None:
     inner = AttentionPlan(threshold=Threshold(RATES, blocks=Blocks(16)))
     plan = replace(UNTOUCHED, video=inner).placed(grid.video)
     found = attend(*x, plan, report=reports.append)
-    attend(*(t[:, :, grid.video] for t in x), inner, report=reports.append)
+    q, k, v = (t[:, :, grid.video] for t in x)
+    attend(q, k, v, inner, report=reports.append)
     assert reports[0].kept is not None and reports[1].kept is not None
     assert torch.equal(reports[0].kept, reports[1].kept)
     maps = video_in_blocks(Case(*x, wish_of(plan, B, HEADS)), reports[0].kept, 16)

@@ -5,6 +5,7 @@ Each test is a column of the table that ends a test run (see tests/conftest.py).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import comfy.sample
@@ -226,12 +227,36 @@ def test_edits_are_as_exact_as_plain_torch(
     assert len(calls) % LAYERS == 0
     for seen in calls:
         assert len(seen.q) in (2, 4)
-        assert_as_good_as_torch(seen.out, unpadded(family, name, seen))
+        assert_as_good_as_torch(seen.out, unpadded(family, name, seen, wished(name, seen)))
 
 
-def unpadded(family: Family, name: str, seen: Seen) -> Case:
+@pytest.mark.column("video→video equals dense float64")
+@pytest.mark.parametrize("name", EDITS)
+@each_joint_family
+def test_edits_of_the_video_among_itself_are_as_exact_as_plain_torch(
+    family: Family, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change: Any = EDITS[name][0]
+    model = tiny.edited(family.make(), replace(change, region="video→video"), **EDITS[name][1])
+    calls = family.spied(
+        model,
+        monkeypatch,
+        positive=pair_prompts(family.prompt(1), family.prompt(3)),
+        latent=pair_latent(family.latent()),
+    )
+    for seen in calls:
+        first = seen.q.shape[2] - tiny.TOKENS if family.text_first else 0
+        wish = replace(
+            no_wish(len(seen.q), HEADS),
+            video=wished(name, seen),
+            span=slice(first, first + tiny.TOKENS),
+        )
+        assert_as_good_as_torch(seen.out, unpadded(family, name, seen, wish))
+
+
+def unpadded(family: Family, name: str, seen: Seen, wish: Wish) -> Case:
     """What a call should give; in a transfer Mochi's pairs do not see their padding."""
-    case = dense(seen, wished(name, seen))
+    case = dense(seen, wish)
     if family is not MOCHI or not name.startswith("transfer") or 0 not in seen.chunks:
         return case
     key = torch.arange(seen.q.shape[2])
