@@ -88,12 +88,37 @@ def mixture() -> object:
     return attend(*operands(), AttentionPlan(map=MapMix(half, half)))
 
 
-@pytest.mark.parametrize("work", [capture, transfer, transfer_in_part, mixture])
+JOINT = TokenGrid(7, 32, 32, prefix=24, suffix=1000)
+IN_JOINT = AttentionPlan(video=PLAN).placed(JOINT.video)
+
+
+def transfer_of_the_video() -> object:
+    return attend(*operands(), IN_JOINT)
+
+
+def capture_in_joint_attention() -> object:
+    q, k, _ = operands()
+    return measure(q, k, grid=JOINT, plan=IN_JOINT, rows=[1], map_size=64)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        capture,
+        transfer,
+        transfer_in_part,
+        mixture,
+        transfer_of_the_video,
+        capture_in_joint_attention,
+    ],
+)
 def test_no_tensor_as_large_as_a_map_appears(work: Callable[[], object]) -> None:
     assert largest(work) < TABLE / 8
 
 
-@pytest.mark.parametrize("work", [capture, transfer])
+@pytest.mark.parametrize(
+    "work", [capture, transfer, transfer_of_the_video, capture_in_joint_attention]
+)
 def test_the_measured_peak_stays_far_below_one_map(work: Callable[[], object]) -> None:
     assert peak_bytes(work) < 4 * TABLE / 3
 

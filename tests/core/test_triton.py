@@ -181,7 +181,10 @@ HALF = AttentionPlan(source=Source(torch.tensor([0]), 0.5 * ONE))
 MIXED = AttentionPlan(map=MapMix(0.5 * ONE, 0 * ONE))
 
 
-@pytest.mark.parametrize("plan, field", [(HALF, "source"), (MIXED, "map")])
+OF_VIDEO = AttentionPlan(video=AttentionPlan(temperature=0.5 * ONE)).placed(slice(1, 4))
+
+
+@pytest.mark.parametrize("plan, field", [(HALF, "source"), (MIXED, "map"), (OF_VIDEO, "region")])
 def test_a_plan_that_cannot_be_folded_is_an_error(plan: AttentionPlan, field: str) -> None:
     x = operands("plain", (1, 1, 5, 32), FP32)
     for run in (

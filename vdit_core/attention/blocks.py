@@ -96,17 +96,17 @@ def _compiled_flex() -> Callable[..., Any]:
 def _gathered(
     own: Softmax, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, size: int
 ) -> tuple[Tensor, Tensor]:
-    (queries, count), device = (q.shape[1], k.shape[1]), v.device
+    (queries, keys), device = (q.shape[1], k.shape[1]), v.device
     out = v.new_empty(len(kept), queries, v.shape[-1])
     lse = own.q.new_empty(len(kept), queries)
     for head, blocks in enumerate(kept):
         for index, row in enumerate(blocks):
             at = torch.arange(index * size, min((index + 1) * size, queries), device=device)
-            chosen = row.repeat_interleave(size)[:count].nonzero()[:, 0]
+            chosen = row.repeat_interleave(size)[:keys].nonzero()[:, 0]
             bias = own.bias(at)
             if bias is not None:
                 bias = bias.expand(len(kept), len(at), -1)[head][None, None, :, chosen]
-            keys, values = (x[head].index_select(0, chosen)[None, None] for x in (k, v))
-            some, sums = attention_and_lse(q[head, at][None, None], keys, values, bias, 1.0)
+            some_k, some_v = (x[head].index_select(0, chosen)[None, None] for x in (k, v))
+            some, sums = attention_and_lse(q[head, at][None, None], some_k, some_v, bias, 1.0)
             out[head, at], lse[head, at] = some[0, 0], sums[0, 0].to(lse.dtype)
     return out, lse
