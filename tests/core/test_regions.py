@@ -353,6 +353,19 @@ def test_every_statistic_of_a_map_that_was_thinned(
     check(wanted.measured(implementation), wanted)
 
 
+@pytest.mark.parametrize("tile", [1, 7, 25])
+def test_tiles_of_any_size_give_the_same_answer(tile: int) -> None:
+    """Some hold no video query at all."""
+    grid = TokenGrid(2, 3, 3, prefix=2, suffix=5)
+    plan = replace(UNTOUCHED, video=THINNED["with everything"]).placed(grid.video)
+    wanted = scene(grid, batch=B, plan=plan)
+    found, whole = wanted.measured(tile=tile), wanted.measured("reference")
+    for name, value in vars(found).items():
+        if value is not None:
+            truth = getattr(whole, name)
+            torch.testing.assert_close(value.double(), truth.double(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("implementation", ["streaming", "reference"])
 def test_lse_is_that_of_all_scores_the_softmax_saw(implementation: str) -> None:
     grid = GRIDS["both"]
