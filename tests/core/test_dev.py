@@ -96,6 +96,8 @@ def test_a_comfyui_of_ones_own_wins(
     (tmp_path / "requirements.txt").touch()
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     assert dev.own_comfyui() == tmp_path.resolve()
+    monkeypatch.setenv("COMFYUI_VERSION", "0.18.2")
+    assert dev.comfyui_folders() == (tmp_path.resolve(), tmp_path.resolve())
 
 
 def test_other_requirements_mean_another_environment(
@@ -103,12 +105,33 @@ def test_other_requirements_mean_another_environment(
 ) -> None:
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("torch\n")
-    first = dev.environment_folder(tmp_path)
-    assert first == dev.environment_folder(tmp_path)
+    first = dev.environment_folder(tmp_path, tmp_path)
+    assert first == dev.environment_folder(tmp_path, tmp_path)
     requirements.write_text("torch\nnumpy\n")
-    second = dev.environment_folder(tmp_path)
+    second = dev.environment_folder(tmp_path, tmp_path)
     monkeypatch.setattr(dev, "TORCH", ("torch==1.0",))
-    assert len({first, second, dev.environment_folder(tmp_path)}) == 3
+    assert len({first, second, dev.environment_folder(tmp_path, tmp_path)}) == 3
+
+
+def test_the_newest_comfyui_is_the_usual_one(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = [[int(part) for part in version.split(".")] for version in dev.PINNED]
+    assert versions == sorted(versions, reverse=True)
+    newest = dev.pinned_comfyui_folder(dev.NEWEST)
+    assert dev.comfyui_folders() == (newest, newest)
+    oldest = dev.pinned_comfyui_folder("0.18.2")
+    monkeypatch.setenv("COMFYUI_VERSION", "0.18.2")
+    assert dev.comfyui_folders() == (oldest, newest)
+    assert dev.comfyui_folders("0.30.0") == (newest, newest)
+
+
+def test_refuses_a_version_that_is_not_pinned(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMFYUI_VERSION", "0.1")
+    with pytest.raises(dev.Problem, match=r"no ComfyUI 0\.1 .* 0\.30\.0, .*0\.18\.2"):
+        dev.comfyui_folders()
 
 
 def test_makes_a_folder_once(dev: ModuleType, tmp_path: Path) -> None:
@@ -219,18 +242,21 @@ def test_links_the_repository_once_and_again_when_it_has_moved(dev: ModuleType) 
 def test_clean_removes_what_was_installed_and_keeps_what_users_made(
     dev: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    comfyui = dev.pinned_comfyui_folder()
-    comfyui.mkdir(parents=True)
-    (comfyui / "requirements.txt").touch()
-    environment = dev.environment_folder(comfyui)
-    environment.mkdir()
+    comfyui, older = (dev.pinned_comfyui_folder(version) for version in ("0.30.0", "0.18.2"))
+    for folder in (comfyui, older):
+        folder.mkdir(parents=True)
+        (folder / "requirements.txt").touch()
+    environments = [dev.environment_folder(one, comfyui) for one in (comfyui, older)]
+    for environment in environments:
+        environment.mkdir()
+        dev.log_of(environment).touch()
     link = dev.link_pack() / "vdit_attention"
     picture = dev.work_folder() / "ui" / "output" / "picture.png"
     picture.parent.mkdir(parents=True)
     picture.touch()
     assert dev.main(["clean"]) == 0
     said = capsys.readouterr().out
-    for gone in (comfyui, environment, link):
+    for gone in (comfyui, older, *environments, link):
         assert not gone.exists() and f"removed {gone}" in said
     assert picture.exists() and f"kept    {dev.work_folder() / 'ui'}" in said
     assert REPO.exists()
@@ -293,6 +319,96 @@ def test_bench_lets_torch_use_every_core(
     assert arguments[:2] == ["-m", "vdit_attention.benchmarks.bench"]
     assert arguments[2:] == [*([] if given else usual), "--quick", *given]
     assert "OMP_NUM_THREADS" not in variables
+
+
+def test_an_older_comfyui_has_an_environment_upon_the_newest_ones(
+    dev: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, above = tmp_path / "env-base", tmp_path / "env-above"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", base], check=True)
+    (next(base.rglob("site-packages")) / "only_below.py").touch()
+    ran: list[list[str]] = []
+
+    def run(command: list[str | Path], *_: object) -> None:
+        ran.append([str(word) for word in command])
+        if "venv" in command:
+            subprocess.run(command, check=True)
+
+    monkeypatch.setattr(dev, "run_logged", run)
+    dev.install_difference(tmp_path, base, above, 0)
+    subprocess.run([dev.python_in(above), "-c", "import only_below"], check=True)
+    pip = ran[-1]  # of the environment below, for the one above, with torch as it is below
+    assert pip[:4] == [str(dev.python_in(base)), "-m", "pip", "--python"]
+    assert pip[4:6] == [str(dev.python_in(above)), "install"] and set(dev.TORCH) < set(pip)
+    assert pip[-1] == str(tmp_path / "requirements.txt")
+
+
+REPORT = (
+    """<testsuites><testsuite tests="{}" skipped="{}" failures="{}" errors="{}"/></testsuites>"""
+)
+
+
+@pytest.fixture
+def tested(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
+    """What `matrix` has pytest run: version and arguments. 0.24.0 fails; 0.18.2 does not start."""
+    runs: list[tuple[str, list[str]]] = []
+
+    def set_up(version: str = "") -> SimpleNamespace:
+        comfyui, _ = dev.comfyui_folders(version)
+        comfyui.mkdir(parents=True, exist_ok=True)
+        (comfyui / "comfyui_version.py").write_text(f'__version__ = "{version or "own"}"')
+        return SimpleNamespace(comfyui=comfyui, run=lambda *_, **__: run(version or "own", *_))
+
+    def run(version: str, command: list[str]) -> int:
+        runs.append((version, command))
+        report = next(word for word in command if word.startswith("--junitxml=")).partition("=")[2]
+        counts = {"0.24.0": (20, 1, 2, 3), "0.18.2": None}.get(version, (20, 1, 0, 0))
+        if counts:
+            Path(report).write_text(REPORT.format(*counts))
+        return {"0.24.0": 1, "0.18.2": 4}.get(version, 0)
+
+    monkeypatch.setattr(dev, "set_up", set_up)
+    monkeypatch.setattr(dev, "find_browser", lambda environment: Path("browser"))
+    return runs
+
+
+def test_the_matrix_runs_the_tests_against_every_version(
+    dev: ModuleType, tested: list[tuple[str, list[str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dev.main(["matrix"]) == 4
+    assert [version for version, _ in tested] == list(dev.PINNED)
+    for _, command in tested:
+        assert command[-2:] == [str(REPO / "tests" / "nodes"), str(REPO / "tests" / "browser")]
+    said = capsys.readouterr().out
+    assert "| 0.30.0 | 19 | 0 | 1 |\n" in said
+    assert "| 0.24.0 | 14 | 5 | 1 |\n" in said
+    assert "| 0.18.2 | ? | ? | ? |\n" in said
+
+
+def test_the_matrix_takes_versions_and_then_what_pytest_takes(
+    dev: ModuleType, tested: list[tuple[str, list[str]]]
+) -> None:
+    here = str(REPO / "tests" / "core")
+    assert dev.main(["matrix", "0.30.0", "0.27.0", "-k", "1.5", here]) == 0
+    assert [version for version, _ in tested] == ["0.30.0", "0.27.0"]
+    assert all(command[-3:] == ["-k", "1.5", here] for _, command in tested)
+
+
+def test_the_matrix_of_a_comfyui_of_ones_own_is_one_row(
+    dev: ModuleType,
+    tested: list[tuple[str, list[str]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "main.py").touch()
+    (tmp_path / "requirements.txt").touch()
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    assert dev.main(["matrix"]) == 0
+    assert [version for version, _ in tested] == ["own"]
+    assert "| own | 19 | 0 | 1 |" in capsys.readouterr().out
+    assert dev.main(["matrix", "0.24.0"]) == 1
+    assert "COMFYUI_PATH" in capsys.readouterr().err
 
 
 def test_unknown_commands_show_the_usage(
