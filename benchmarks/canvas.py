@@ -7,7 +7,9 @@
         prompt = canvas.add("CLIPTextEncode", clip=world["CLIP"], text="a red circle")
 
 Groups stand side by side, nodes in a group below one another, unless told otherwise. Widget values
-are put in the order of the server's /object_info, so they cannot drift from the schemas.
+are put in the order of the server's /object_info, so they cannot drift from the schemas. Outputs,
+and optional widgets of ComfyUI's own nodes, are left out at a node's end where nothing uses them:
+newer versions have more of them, and every version is to write, and read, the same file.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ WIDTHS = {
     "VDiTStatistics": 460,
 }
 EXTRA = {  # pixels for what a node shows below its widgets
+    "CLIPLoader": WIDGET,  # one that is left out
     "CLIPTextEncode": 80,
+    "CreateVideo": WIDGET,  # one that newer versions have
     "PreviewAny": 280,
     "SaveAnimatedWEBP": 134,
     "SaveImage": 260,
@@ -138,8 +142,9 @@ class Canvas:
         if unknown := set(values) - {i.name for i in inputs}:
             known = ", ".join(i.name for i in inputs)
             raise ValueError(f"{self.name}: {kind} has no {sorted(unknown)}, its inputs: {known}")
-        node = self._new_node(kind, title, colour or ("ours" if kind.startswith("VDiT") else ""))
-        for item in inputs:
+        ours = kind.startswith("VDiT")
+        node = self._new_node(kind, title, colour or ("ours" if ours else ""))
+        for item in inputs if ours else _without_unused(inputs, values):
             self._connect(node, item, values.get(item.name))
         outputs = self._outputs(node)
         rows = max(len(node["outputs"]), sum("widget" not in i for i in node["inputs"]))
@@ -160,7 +165,7 @@ class Canvas:
             "revision": 0,
             "last_node_id": len(self.nodes),
             "last_link_id": len(self.links),
-            "nodes": self.nodes,
+            "nodes": [node | {"outputs": _linked(node["outputs"])} for node in self.nodes],
             "links": self.links,
             "groups": [_group_json(index, group) for index, group in enumerate(self.groups, 1)],
             "config": {},
@@ -227,6 +232,17 @@ class Canvas:
         width, height = max(g.right for g in self.groups), max(g.bottom for g in self.groups)
         scale = round(max(0.58, min(0.9, 1780 / width, 930 / height)), 3)
         return {"scale": scale, "offset": [round(110 / scale), round(100 / scale)]}
+
+
+def _without_unused(inputs: list[Input], values: Json) -> list[Input]:
+    """The inputs less the optional widgets at their end that are not given a value."""
+    used = [i.required or not i.is_widget or i.name in values for i in inputs]
+    return inputs[: max((n for n, is_used in enumerate(used, 1) if is_used), default=0)]
+
+
+def _linked(outputs: list[Json]) -> list[Json]:
+    """The outputs up to the last that something is linked to."""
+    return outputs[: max((n for n, output in enumerate(outputs, 1) if output["links"]), default=0)]
 
 
 def _input(item: Input) -> Json:

@@ -136,10 +136,10 @@ def problems(workflow: dict[str, Any], schemas: dict[str, Any]) -> Iterator[str]
         values = widget_values(node, inputs)
         linked = {i["name"] for i in node["inputs"] if i["link"] is not None}
         for item in inputs:
-            if item.is_widget:
+            if item.name in values:
                 yield from value_problems(node["type"], item, values[item.name])
             elif item.required and item.name not in linked:
-                yield f"{node['type']}: nothing is connected to {item.name}"
+                yield f"{node['type']}: {item.name} has neither a value nor a link"
 
 
 def link_problems(link: list[Any], nodes: dict[int, dict[str, Any]]) -> Iterator[str]:
