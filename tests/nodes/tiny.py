@@ -83,25 +83,26 @@ def sample(
     seed: int = 1,
     callback: Callable[..., None] | None = None,
 ) -> Tensor:
-    """What a KSampler node does."""
+    """What a KSampler node does, in the mode in which ComfyUI runs all nodes."""
     latent = latent or empty_latent()
     samples = latent["samples"]
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
-    return comfy.sample.sample(
-        model,
-        noise,
-        steps,
-        cfg,
-        sampler,
-        "simple",
-        positive or prompt(1),
-        negative or prompt(2),
-        samples,
-        noise_mask=latent.get("noise_mask"),
-        callback=callback,
-        disable_pbar=True,
-        seed=seed,
-    )
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            model,
+            noise,
+            steps,
+            cfg,
+            sampler,
+            "simple",
+            positive or prompt(1),
+            negative or prompt(2),
+            samples,
+            noise_mask=latent.get("noise_mask"),
+            callback=callback,
+            disable_pbar=True,
+            seed=seed,
+        )
 
 
 def edited(
