@@ -211,7 +211,7 @@ def test_reference_tokens_before_the_video_are_the_grids_prefix(
 
 
 @pytest.mark.skipif(
-    "context_latents" not in WanModel.forward.__code__.co_consts,
+    "context_latents" not in WanModel.forward_orig.__code__.co_consts,
     reason="this ComfyUI's Wan takes no context latents; 0.24 or newer does",
 )
 def test_context_latents_after_the_video_are_the_grids_suffix(
