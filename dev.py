@@ -52,6 +52,7 @@ PINNED = {  # ComfyUI's version: the version of that package, and the sha256 of 
     "0.27.0": ("2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
     "0.24.0": ("2.4.0", "d3b3431ce2a40be7213a329ec8874e72f2bd2faf199ace7f793d8ff8ac68a557"),
     "0.18.2": ("2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
+    "0.16.3": ("1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
 }
 NEWEST = next(iter(PINNED))
 MEET_COMFYUI = ("tests/nodes", "tests/browser")  # the others pass or fail with any ComfyUI alike

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import vdit_attention
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -126,11 +127,18 @@ def test_the_newest_comfyui_is_the_usual_one(
     assert dev.comfyui_folders("0.30.0") == (newest, newest)
 
 
+def test_the_oldest_comfyui_is_the_one_that_is_asked_for(dev: ModuleType) -> None:
+    *_, oldest = dev.PINNED
+    assert oldest == vdit_attention.OLDEST_COMFYUI
+    project = (REPO / "pyproject.toml").read_text("utf-8")
+    assert f'requires-comfyui = ">={oldest}"\n' in project
+
+
 def test_refuses_a_version_that_is_not_pinned(
     dev: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COMFYUI_VERSION", "0.1")
-    with pytest.raises(dev.Problem, match=r"no ComfyUI 0\.1 .* 0\.30\.0, .*0\.18\.2"):
+    with pytest.raises(dev.Problem, match=r"no ComfyUI 0\.1 .* 0\.30\.0, .*0\.16\.3"):
         dev.comfyui_folders()
 
 
@@ -343,9 +351,7 @@ def test_an_older_comfyui_has_an_environment_upon_the_newest_ones(
     assert pip[-1] == str(tmp_path / "requirements.txt")
 
 
-REPORT = (
-    """<testsuites><testsuite tests="{}" skipped="{}" failures="{}" errors="{}"/></testsuites>"""
-)
+REPORT = '<all><testsuite tests="{}" skipped="{}" failures="{}" errors="{}"/></all>'
 
 
 @pytest.fixture

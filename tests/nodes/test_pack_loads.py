@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import comfyui_version
 import nodes as comfy_nodes
 
 REPO = Path(__file__).resolve().parents[2]
@@ -74,6 +75,24 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     yield {name: after[name] for name in after if after[name] is not before.get(name)}
     comfy_nodes.NODE_CLASS_MAPPINGS.clear()
     comfy_nodes.NODE_CLASS_MAPPINGS.update(before)
+
+
+@pytest.mark.parametrize("lacking", ["ui", "io.Image"])
+def test_a_comfyui_that_is_too_old_is_named_in_the_log(
+    lacking: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    link = tmp_path / "vdit-attention"
+    link.symlink_to(REPO, target_is_directory=True)
+    monkeypatch.delattr(f"comfy_api.latest.{lacking}")
+    assert not asyncio.run(comfy_nodes.load_custom_node(str(link)))
+    said = caplog.messages[-1]
+    assert "VDiT Attention needs ComfyUI 0.16.3 or newer" in said
+    assert f"this one ({comfyui_version.__version__})" in said
+    assert lacking.rpartition(".")[2] in said
+    assert "Traceback" in caplog.text
 
 
 def test_all_nodes_of_the_pack_are_there(pack: dict[str, Any]) -> None:
