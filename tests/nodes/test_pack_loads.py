@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import comfyui_version
 import pytest
 
-import comfyui_version
 import nodes as comfy_nodes
 
 REPO = Path(__file__).resolve().parents[2]
