@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,6 @@ from .program import (
     Edit,
     Program,
     Spec,
-    Window,
     check_blocks,
     check_regions,
     check_text,
@@ -31,31 +29,8 @@ from .program import (
 )
 from .record import Header, Measurement, RecordData
 from .sites import Call, Layout, Site
+from .steps import Clock, Schedule
 from .thinning import Thinned
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The sampler's noise levels, one per step and the end, and how percents map to them."""
-
-    sigmas: tuple[float, ...]
-    percent_to_sigma: Callable[[float], float]
-
-    @property
-    def steps(self) -> int:
-        return max(0, len(self.sigmas) - 1)
-
-    def step(self, sigma: float) -> int:
-        """Index of the last noise level that is not below `sigma`."""
-        slack = 1e-4 * max(1e-6, sigma)
-        at_or_above = [i for i, s in enumerate(self.sigmas[: self.steps]) if s >= sigma - slack]
-        return at_or_above[-1] if at_or_above else 0
-
-    def inside(self, window: Window, sigma: float) -> bool:
-        """Whether a noise level lies in the window; its end does not, except the very last."""
-        high = self.percent_to_sigma(window.start_percent) if window.start_percent > 0 else math.inf
-        low = self.percent_to_sigma(window.end_percent) if window.end_percent < 1 else -1.0
-        return low < sigma <= high
 
 
 @dataclass(frozen=True)
@@ -96,9 +71,9 @@ class Run:
         self.active = [s for s in program if self.chosen[s] and not self._is_neutral(s)]
         self.fired: dict[Spec, Counter[Site]] = {spec: Counter() for spec in self.active}
         self.branches: set[str] = set()
-        self.measured: dict[Spec, list[Measurement]] = {}
+        self.measured: dict[Capture, list[tuple[Call, list[Measurement]]]] = {}
         self.grids: dict[Spec, TokenGrid] = {}
-        self.evaluations: Counter[tuple[object, ...]] = Counter()
+        self.clock = Clock(schedule)
         self.of_pairs = any(isinstance(s, Edit) and s.change.pairs for s in self.active)
         self.rehearsing = False  # a dense evaluation before the one that counts
         self.thinned = Thinned()
@@ -113,16 +88,10 @@ class Run:
             if isinstance(spec, Capture):
                 spec.record.empty()
 
-    def call(
-        self, site: Site, sigma: float, branches: tuple[str, ...], items: tuple[int, ...]
-    ) -> Call:
+    def call(self, site: Site, branches: tuple[str, ...], items: tuple[int, ...]) -> Call:
         """Label one execution of a site."""
-        step = self.schedule.step(sigma)
-        key = (site, step, branches, items)
-        if not self.rehearsing:
-            self.evaluations[key] += 1
         self.branches.update(branches)
-        return Call(site, step, max(0, self.evaluations[key] - 1), sigma, branches, items)
+        return Call(site, self.clock.step, self.clock.newest, self.clock.sigma, branches, items)
 
     def attend(self, call: Call, x: Operands) -> Tensor | None:
         """Measure and edit one call: the output [B, H, Lq, D], or None to leave it untouched."""
@@ -167,12 +136,12 @@ class Run:
     def finish(self) -> None:
         """Seal the records of a sampling that ended well. Raises if something never happened."""
         self._raise_if_not_finite()
+        found = {capture: self._settled(capture) for capture in self.measured}
         for spec in self.active:
             if missing := [s for s in self.chosen[spec] if not self.fired[spec][s]]:
                 raise RuntimeError(self._never_fired(spec, missing))
-        for spec, measurements in self.measured.items():
-            assert isinstance(spec, Capture)
-            spec.record.seal(RecordData(self._header(spec), tuple(measurements)))
+        for capture, measurements in found.items():
+            capture.record.seal(RecordData(self._header(capture), measurements))
 
     def reports(self) -> list[tuple[Asker, str]]:
         """One line for each node that asked: what it did."""
@@ -234,7 +203,7 @@ class Run:
     def _wants(self, spec: Spec, call: Call) -> TypeGuard[Capture]:
         if not isinstance(spec, Capture) or self.rehearsing:
             return False
-        here = call.site in self.chosen[spec] and call.step in self.steps[spec]
+        here = call.site in self.chosen[spec] and bool(self.clock.possible & {*self.steps[spec]})
         return here and bool(call.rows(spec.branch).any())
 
     def _measure(self, capture: Capture, call: Call, plan: AttentionPlan, x: Operands) -> None:
@@ -259,22 +228,32 @@ class Run:
             scale=x.scale,
         )
         site = call.site
-        for index, row in enumerate(rows):
-            self.measured[capture].append(
-                Measurement(
-                    site.name,
-                    site.layer,
-                    call.step,
-                    call.evaluation,
-                    call.sigma,
-                    call.branches[row],
-                    call.items[row],
-                    heads,
-                    MapMeasures.of(result, index),
-                    None if grid == first else grid,
-                )
+        measurements = [
+            Measurement(
+                site.name,
+                site.layer,
+                call.step,
+                call.evaluation,
+                call.sigma,
+                call.branches[row],
+                call.items[row],
+                heads,
+                MapMeasures.of(result, index),
+                None if grid == first else grid,
             )
-        self.fired[capture][site] += 1
+            for index, row in enumerate(rows)
+        ]
+        self.measured[capture].append((call, measurements))
+
+    def _settled(self, capture: Capture) -> tuple[Measurement, ...]:
+        """What was measured in the steps that were asked for, now that steps are known."""
+        labels, found = self.clock.labels(), list[Measurement]()
+        for call, measurements in self.measured[capture]:
+            step, evaluation = labels[call.evaluation]
+            if step in self.steps[capture]:
+                self.fired[capture][call.site] += 1
+                found += [replace(m, step=step, evaluation=evaluation) for m in measurements]
+        return tuple(found)
 
     def _header(self, capture: Capture) -> Header:
         sites = self.layout.of_kind(frozenset({"self", "joint"}))

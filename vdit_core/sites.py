@@ -73,8 +73,8 @@ class Call:
     """One execution of a site, row by row.
 
     branches: for each batch row "cond", "uncond" (or "cond2", … where a sampler has more).
-    items: for each row its place in the user's batch. step: index of sigma in the schedule.
-    evaluation: which model evaluation of this step, for samplers that make several.
+    items: for each row its place in the user's batch. step: the one whose interval of the schedule
+    holds sigma. evaluation: of the model, counted over the whole sampling.
     """
 
     site: Site

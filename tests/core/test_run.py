@@ -1,4 +1,4 @@
-"""A run: steps from noise levels, windows, what fired, and what two nodes say of one field."""
+"""A run: what fired, what is refused, what is kept, and what two nodes say of one field."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from vdit_attention.vdit_core.grid import TokenGrid
 from vdit_attention.vdit_core.plan import AttentionPlan, Blocks, Threshold
 from vdit_attention.vdit_core.program import Asker, Capture, Edit, Window, conflicts
 from vdit_attention.vdit_core.record import Record
-from vdit_attention.vdit_core.run import Operands, Run, Schedule
+from vdit_attention.vdit_core.run import Operands, Run
 from vdit_attention.vdit_core.selection import every_layer, parse_selection
 from vdit_attention.vdit_core.sites import Call, Layout, Site
+from vdit_attention.vdit_core.steps import Schedule
 
 SIGMAS = (1.0, 0.9, 0.75, 0.5, 0.0)
 SITES = [Site(f"blocks.{n}.self_attn", n, "self", 2) for n in range(3)]
@@ -51,56 +52,23 @@ def operands(value: float = 1.0) -> Operands:
 
 def play(run: Run, sigma: float, layers: tuple[int, ...] = (0, 1, 2)) -> list[Tensor | None]:
     """One model evaluation of cond and uncond in one batch."""
-    calls = [run.call(SITES[n], sigma, ("cond", "uncond"), (0, 0)) for n in layers]
+    run.clock.evaluate(sigma)
+    calls = [run.call(SITES[n], ("cond", "uncond"), (0, 0)) for n in layers]
     return [run.attend(call, operands()) for call in calls]
 
 
-def test_each_noise_level_of_the_schedule_is_its_step() -> None:
-    assert [schedule().step(s) for s in SIGMAS[:-1]] == [0, 1, 2, 3]
-
-
-def test_noise_between_two_levels_belongs_to_the_step_that_is_under_way() -> None:
-    assert [schedule().step(s) for s in (0.95, 0.8, 0.7, 0.1, 1e-9, 0.0)] == [0, 1, 2, 3, 3, 3]
-
-
-def test_rounding_does_not_move_a_step() -> None:
-    for step, sigma in enumerate(SIGMAS[:-1]):
-        for nearly in (sigma * (1 + 2e-5), sigma * (1 - 2e-5)):
-            assert schedule().step(nearly) == step
-
-
-def test_noise_above_the_schedule_is_step_0() -> None:
-    assert schedule().step(1.5) == 0
-
-
-def test_a_second_evaluation_of_a_step_is_counted() -> None:
+def test_a_capture_keeps_the_steps_that_were_asked_for_whatever_the_noise_level() -> None:
     """As heun does it: at the start of a step, then at its end, which is the next one's level."""
-    run = Run((capture(),), LAYOUT, schedule(), 1)
-    branches, items = ("cond",), (0,)
-    calls = [run.call(SITES[0], s, branches, items) for s in (1.0, 0.9, 0.9, 0.75, 0.75, 0.5)]
-    found = [(call.step, call.evaluation) for call in calls]
-    assert found == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0)]
-
-
-def test_evaluations_of_sites_and_branches_are_counted_apart() -> None:
-    run = Run((capture(),), LAYOUT, schedule(), 1)
-    for site in SITES:
-        for branch in ("cond", "uncond"):
-            assert run.call(site, 1.0, (branch,), (0,)).evaluation == 0
-    assert run.call(SITES[1], 1.0, ("uncond",), (0,)).evaluation == 1
-
-
-def test_windows_that_meet_share_no_step_and_miss_none() -> None:
-    for cut in (0.1, 0.25, 0.3, 0.5, 0.99):
-        for sigma in (*SIGMAS[:-1], 0.6, 0.01, 0.0):
-            first = schedule().inside(Window(0, cut), sigma)
-            second = schedule().inside(Window(cut, 1), sigma)
-            assert first != second
-
-
-def test_the_whole_window_holds_any_noise() -> None:
-    for sigma in (0.0, 1e-6, 1.0, 1.0001, 14.6):
-        assert schedule().inside(Window(), sigma)
+    run = Run((wanted := capture("1", "1"),), LAYOUT, schedule(), 1)
+    for step in range(4):
+        play(run, SIGMAS[step])
+        run.clock.call_back(step)
+        if step < 3:
+            play(run, SIGMAS[step + 1])
+    run.finish()
+    found = [(m.step, m.evaluation, m.sigma) for m in wanted.record.data.measurements]
+    assert found == [(1, 0, 0.9)] * 2 + [(1, 1, 0.75)] * 2
+    assert run.reports() == [(Asker("C"), "measured 2 calls of 1 layers")]
 
 
 def test_what_fired_is_reported_per_node() -> None:
@@ -159,7 +127,8 @@ def test_measuring_can_be_cancelled_at_every_call() -> None:
 
 def test_infinity_in_q_is_named_with_layer_and_step() -> None:
     run = Run((edit(Temperature(0.5)),), LAYOUT, schedule(), 1)
-    call = run.call(SITES[1], 0.9, ("cond", "uncond"), (0, 0))
+    run.clock.evaluate(0.9)
+    call = run.call(SITES[1], ("cond", "uncond"), (0, 0))
     with pytest.raises(ValueError, match=r"^Q of blocks\.1\.self_attn at step 1 holds NaN or inf"):
         run.attend(call, operands(float("inf")))
 
@@ -178,13 +147,15 @@ def test_a_pair_edit_is_applied_to_targets_only() -> None:
             return super().apply(plan, call, chosen)
 
     run = Run((edit(Noted(1.0), heads="1"),), LAYOUT, schedule(), 2)
-    run.attend(run.call(SITES[0], 1.0, ("cond", "cond"), (0, 1)), operands())
+    run.clock.evaluate(1.0)
+    run.attend(run.call(SITES[0], ("cond", "cond"), (0, 1)), operands())
     assert [chosen.tolist() for chosen in seen] == [[[False, False], [False, True]]]
 
 
 def test_a_pair_edit_does_not_fire_in_a_call_without_targets() -> None:
     run = Run((edit(PairTransfer(1.0)),), LAYOUT, schedule(), 2)
-    assert run.attend(run.call(SITES[0], 1.0, ("cond",), (0,)), operands()) is None
+    run.clock.evaluate(1.0)
+    assert run.attend(run.call(SITES[0], ("cond",), (0,)), operands()) is None
     assert run.reports() == [(Asker("A"), "changed 0 calls of 0 layers")]
 
 
@@ -295,7 +266,8 @@ def joint_operands(seed: int) -> Operands:
 
 
 def played(run: Run, sigma: float, seed: int) -> Tensor:
-    call = run.call(JOINT_SITES[0], sigma, ("cond", "uncond"), (0, 0))
+    run.clock.evaluate(sigma)
+    call = run.call(JOINT_SITES[0], ("cond", "uncond"), (0, 0))
     out = run.attend(call, joint_operands(seed))
     assert out is not None
     return out
@@ -313,8 +285,9 @@ RATES = torch.full((2, 2), 0.5, dtype=torch.float64)
 def test_two_runs_take_the_thresholds_of_the_video_alone() -> None:
     change = Sparsify((0.5,) * 3, "exact two-run", False, region=VIDEO)
     run = Run((edit(change, "0"),), JOINT, schedule(), 1)
+    run.clock.evaluate(1.0)
     with run.rehearsal():
-        call = run.call(JOINT_SITES[0], 1.0, ("cond", "uncond"), (0, 0))
+        call = run.call(JOINT_SITES[0], ("cond", "uncond"), (0, 0))
         assert run.attend(call, joint_operands(1)) is None
     x = joint_operands(1)
     video = JOINT_GRID.video

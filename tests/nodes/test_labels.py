@@ -6,6 +6,7 @@ entropy tells which it is. The truth is computed from the Q and K that went past
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import comfy.ldm.modules.attention as core
@@ -80,19 +81,65 @@ def assert_labels(data: RecordData, calls: list[tiny.Seen]) -> None:
         assert m.site == f"blocks.{m.layer}.self_attn"
         assert m.heads == (0, 1, 2, 3)
         sigmas = data.header.sigmas
-        assert sigmas[m.step] >= m.sigma * (1 - 1e-3) > sigmas[m.step + 1] * (1 - 1e-3)
+        assert sigmas[m.step] >= m.sigma * (1 - 1e-3)
 
 
-SAMPLERS = ["euler", "heun", "dpmpp_2m", "uni_pc", "dpm_2", "euler_ancestral"]
+def loop_index() -> int:
+    """The step that a sampler of core is in, by the variable of its own loop."""
+    frame = inspect.currentframe()
+    while frame := frame and frame.f_back:
+        if frame.f_code.co_filename.endswith(("k_diffusion/sampling.py", "uni_pc.py")):
+            for name in ("i", "step_index"):
+                if name in frame.f_locals and "callback" in frame.f_locals:
+                    return frame.f_locals[name]
+    raise AssertionError("the model is evaluated by no sampler of core")
+
+
+def steps_of_evaluations(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Filled while something samples: the step of each evaluation, and which of the step it is."""
+    found: list[tuple[int, int]] = []
+    original = comfy.samplers.sampling_function
+
+    def noted(*args: Any, **kwargs: Any) -> Tensor:
+        step = loop_index()
+        found.append((step, sum(step == s for s, _ in found)))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(comfy.samplers, "sampling_function", noted)
+    return found
+
+
+WITH_STEPS_OF_THEIR_OWN = {"dpm_fast", "dpm_adaptive"}
+SAMPLERS = [s for s in comfy.samplers.SAMPLER_NAMES if s not in WITH_STEPS_OF_THEIR_OWN]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_labels_are_right_for(
     sampler: str, model: ModelPatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    expected = steps_of_evaluations(monkeypatch)
+    some, record = tiny.watched(model, layers="1", steps="2")
+    data, calls = captured(some, monkeypatch, sampler=sampler, steps=4)
+    assert_labels(data, calls)
+    for layer in range(tiny.LAYERS):
+        for branch in ("cond", "uncond"):
+            found = [m for m in data.measurements if (m.layer, m.branch) == (layer, branch)]
+            assert [(m.step, m.evaluation) for m in found] == expected
+    assert {step for step, _ in expected} == {0, 1, 2, 3}
+    assert [label(m) for m in record.data.measurements] == [
+        label(m) for m in data.measurements if m.layer == 1 and m.step == 2
+    ]
+
+
+@pytest.mark.parametrize("sampler", sorted(WITH_STEPS_OF_THEIR_OWN))
+def test_steps_are_told_by_noise_levels_where_the_sampler_has_others(
+    sampler: str, model: ModelPatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data, calls = captured(model, monkeypatch, sampler=sampler, steps=4)
     assert_labels(data, calls)
-    assert {m.step for m in data.measurements} == {0, 1, 2, 3}
+    sigmas = data.header.sigmas
+    for m in data.measurements:
+        assert sigmas[m.step] >= m.sigma * (1 - 1e-3) > sigmas[m.step + 1] * (1 - 1e-3)
     keys = [(m.site, m.step, m.evaluation, m.branch, m.item) for m in data.measurements]
     assert len(set(keys)) == len(keys)
 

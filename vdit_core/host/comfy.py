@@ -14,6 +14,7 @@ import comfy.model_patcher
 import comfy.patcher_extension
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..grid import TokenGrid
@@ -21,8 +22,9 @@ from ..models import find_layout
 from ..pairs import LENGTHS_KEY
 from ..plan import WHOLE
 from ..program import EDITED, Asker, Edit, Program, Spec, chosen_heads, conflicts
-from ..run import Operands, Run, Schedule
+from ..run import Operands, Run
 from ..sites import Evaluation, Layout, Site
+from ..steps import Schedule
 
 PROGRAM_KEY = "vdit_program"
 WRAPPER_KEY = "vdit_attention"
@@ -43,7 +45,7 @@ def attach(model: ModelPatcher, spec: Spec) -> ModelPatcher:
         tell(asker, message)
     options[PROGRAM_KEY] = (*program, spec)
     patched.model_options["transformer_options"] = options
-    kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+    kind = WrappersMP.OUTER_SAMPLE
     if not patched.get_wrappers(kind, WRAPPER_KEY):
         patched.add_wrapper_with_key(kind, WRAPPER_KEY, sample_with_program)
     return patched
@@ -70,8 +72,9 @@ def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     if not run.active:
         return executor(*args, **kwargs)
     _check_pair_prompts(run.active, guider)
+    callback = partial(_called_back, run, args[5])
     with installed(run, guider):
-        out = executor(*args, **kwargs)
+        out = executor(*args[:5], callback, *args[6:], **kwargs)
     run.finish()
     beside = _other_override(guider)
     for asker, line in run.reports():
@@ -94,13 +97,28 @@ def installed(run: Run, guider: Any) -> Iterator[None]:
         guider.model_options = comfy.model_patcher.create_model_options_clone(original)
         options = guider.model_options["transformer_options"]
         options[OVERRIDE_KEY] = _override(run, place, options.get(OVERRIDE_KEY), guider)
-        kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
-        evaluated = partial(_evaluated, run, place)
-        comfy.patcher_extension.add_wrapper_with_key(kind, WRAPPER_KEY, evaluated, options)
+        for kind, wrapper in (
+            (WrappersMP.PREDICT_NOISE, partial(_predicted, run)),
+            (WrappersMP.APPLY_MODEL, partial(_evaluated, run, place)),
+        ):
+            comfy.patcher_extension.add_wrapper_with_key(kind, WRAPPER_KEY, wrapper, options)
         if run.of_pairs and (refiner := run.layout.refiner) is not None:
             refine = partial(_refine_alone, guider)
             stack.callback(refiner.register_forward_hook(refine, with_kwargs=True).remove)
         yield
+
+
+def _called_back(run: Run, callback: Callable[..., None] | None, step: int, *more: Any) -> None:
+    """The sampler's callback: tell the run before whoever else listens."""
+    run.clock.call_back(step)
+    if callback is not None:
+        callback(step, *more)
+
+
+def _predicted(run: Run, executor: Any, x: Tensor, sigma: Tensor, *args: Any, **named: Any) -> Any:
+    """PREDICT_NOISE wrapper: note the noise level, once; on a GPU each reading waits for it."""
+    run.clock.evaluate(float(sigma.flatten()[0]))
+    return executor(x, sigma, *args, **named)
 
 
 def _evaluated(run: Run, place: _Place, executor: Any, *args: Any, **named: Any) -> Tensor:
@@ -167,7 +185,6 @@ class _Place:
 
 def _override(run: Run, place: _Place, previous: Attention | None, guider: Any) -> Attention:
     """The attention override of this run, around whatever override was there before."""
-    sigma = _Sigma()
 
     def override(function: Attention, *args: Any, **kwargs: Any) -> Tensor:
         inner = function if previous is None else partial(previous, function)
@@ -179,26 +196,13 @@ def _override(run: Run, place: _Place, previous: Attention | None, guider: Any) 
         chunks = _branches(options, guider)
         items = operands.batch // len(chunks)
         branches = tuple(branch for branch in chunks for _ in range(items))
-        call = run.call(site, sigma(options["sigmas"]), branches, tuple(range(items)) * len(chunks))
+        call = run.call(site, branches, tuple(range(items)) * len(chunks))
         grid = partial(run.layout.grid, place.evaluation)
         prompts = _prompts(options, guider, operands.batch) if run.of_pairs else None
         out = run.attend(call, operands.read(grid, prompts))
         return inner(*args, **kwargs) if out is None else operands.written(out)
 
     return override
-
-
-class _Sigma:
-    """Reads the noise level once per model evaluation; on a GPU each reading waits for it."""
-
-    def __init__(self) -> None:
-        self._tensor: Tensor | None = None
-        self._value = 0.0
-
-    def __call__(self, sigmas: Tensor) -> float:
-        if sigmas is not self._tensor:
-            self._tensor, self._value = sigmas, float(sigmas.flatten()[0])
-        return self._value
 
 
 class _Operands:
