@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import json
 import subprocess
 import sys
 import tarfile
@@ -132,6 +133,12 @@ def test_the_oldest_comfyui_is_the_one_that_is_asked_for(dev: ModuleType) -> Non
     assert oldest == vdit_attention.OLDEST_COMFYUI
     project = (REPO / "pyproject.toml").read_text("utf-8")
     assert f'requires-comfyui = ">={oldest}"\n' in project
+
+
+def test_every_older_comfyui_is_tested_by_the_workflow(dev: ModuleType) -> None:
+    workflow = (REPO / ".github" / "workflows" / "test.yml").read_text("utf-8")
+    _, *older = dev.PINNED
+    assert f"comfyui: {json.dumps(older)}\n" in workflow
 
 
 def test_refuses_a_version_that_is_not_pinned(
