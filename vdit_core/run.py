@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ from .program import (
     chosen_heads,
 )
 from .record import Header, Measurement, RecordData
-from .sites import Call, Layout, Site
+from .sites import Call, Excerpt, Layout, Site, in_runs
 from .thinning import Thinned
 
 
@@ -96,8 +96,8 @@ class Run:
         self.fired: dict[Spec, Counter[Site]] = {spec: Counter() for spec in self.active}
         self.branches: set[str] = set()
         self.measured: dict[Spec, list[Measurement]] = {}
-        self.grids: dict[Spec, TokenGrid] = {}
-        self.evaluations: Counter[tuple[object, ...]] = Counter()
+        self.ran: set[int] = set()  # steps at which the model was evaluated
+        self.evaluations: defaultdict[tuple[object, ...], int] = defaultdict(int)
         self.of_pairs = any(isinstance(s, Edit) and s.change.pairs for s in self.active)
         self.rehearsing = False  # a dense evaluation before the one that counts
         self.thinned = Thinned()
@@ -112,15 +112,23 @@ class Run:
                 spec.record.empty()
 
     def call(
-        self, site: Site, sigma: float, branches: tuple[str, ...], items: tuple[int, ...]
+        self,
+        site: Site,
+        sigma: float,
+        branches: tuple[str, ...],
+        items: tuple[int, ...],
+        prompts: tuple[int, ...] = (),
+        excerpt: Excerpt | None = None,
     ) -> Call:
-        """Label one execution of a site."""
-        step = self.schedule.step(sigma)
-        key = (site, step, branches, items)
+        """Label one execution of a site. prompts: () for the first of each branch."""
+        step, prompts = self.schedule.step(sigma), prompts or (0,) * len(items)
+        rows = [(site, step, excerpt, *row) for row in zip(branches, items, prompts, strict=True)]
+        evaluation = max(self.evaluations[row] for row in rows)
         if not self.rehearsing:
-            self.evaluations[key] += 1
+            self.evaluations.update(dict.fromkeys(rows, evaluation + 1))
+        self.ran.add(step)
         self.branches.update(branches)
-        return Call(site, step, max(0, self.evaluations[key] - 1), sigma, branches, items)
+        return Call(site, step, evaluation, sigma, branches, items, prompts, excerpt)
 
     def attend(self, call: Call, x: Operands) -> Tensor | None:
         """Measure and edit one call: the output [B, H, Lq, D], or None to leave it untouched."""
@@ -168,7 +176,10 @@ class Run:
                 raise RuntimeError(self._never_fired(spec, missing))
         for spec, measurements in self.measured.items():
             assert isinstance(spec, Capture)
-            spec.record.seal(RecordData(self._header(spec), tuple(measurements)))
+            grids = [m.grid for m in measurements if m.grid is not None]
+            most = max(grids, key=lambda grid: grid.video_tokens)  # regions and windows are smaller
+            found = (replace(m, grid=None if m.grid == most else m.grid) for m in measurements)
+            spec.record.seal(RecordData(self._header(spec, most), tuple(found)))
 
     def reports(self) -> list[tuple[Asker, str]]:
         """One line for each node that asked: what it did."""
@@ -176,6 +187,8 @@ class Run:
         for spec, sites in self.fired.items():
             verb = "measured" if isinstance(spec, Capture) else "changed"
             line = f"{verb} {sites.total()} calls of {len(sites)} layers"
+            if skipped := self._skipped(spec):
+                line += f"; the model did not run at {skipped} (step caches skip steps)"
             if isinstance(spec, Edit) and spec.change.field == "threshold":
                 line += self.thinned.report(sites)
             lines.append((spec.asker, line))
@@ -235,7 +248,6 @@ class Run:
 
     def _measure(self, capture: Capture, call: Call, plan: AttentionPlan, x: Operands) -> None:
         grid = x.grid()
-        first = self.grids.setdefault(capture, grid)
         rows: list[int] = call.rows(capture.branch).nonzero()[:, 0].tolist()
         heads = self.chosen[capture][call.site]
         result = measure(
@@ -267,21 +279,23 @@ class Run:
                     call.items[row],
                     heads,
                     MapMeasures.of(result, index),
-                    None if grid == first else grid,
+                    grid,
+                    call.prompts[row],
+                    call.excerpt,
                 )
             )
         self.fired[capture][site] += 1
 
-    def _header(self, capture: Capture) -> Header:
+    def _header(self, capture: Capture, grid: TokenGrid) -> Header:
         sites = self.layout.of_kind(frozenset({"self", "joint"}))
         return Header(
             self.layout.family,
             len(sites),
             max(site.heads for site in sites),
-            self.grids[capture],
+            grid,
             capture.map_size,
             self.schedule.sigmas,
-            self._window(capture, self.grids[capture]),
+            self._window(capture, grid),
             capture.tau,
             capture.rate,
         )
@@ -318,9 +332,21 @@ class Run:
     def _never_fired(self, spec: Spec, missing: Sequence[Site]) -> str:
         where = ", ".join(site.name for site in missing)
         seen = ", ".join(sorted(self.branches)) or "no"
+        skipped = self._skipped(spec)
+        ran = f" The model did not run at {skipped}." if skipped else ""
         return (
-            f"{spec.asker.name}: nothing happened at {where}. The sampler made {seen} calls, this "
-            f"node wants branch {spec.branch!r} (with cfg 1 there is no uncond call). If that is "
-            "not it, another node replaces these layers or skips these steps (step caches do); "
+            f"{spec.asker.name}: nothing happened at {where}.{ran} The sampler made {seen} calls, "
+            f"this node wants branch {spec.branch!r} (with cfg 1 there is no uncond call). If that "
+            "is not it, another node replaces these layers or skips these steps (step caches do); "
             "take it out, or choose other layers or steps"
         )
+
+    def _skipped(self, spec: Spec) -> str:
+        """Words for those of a spec's steps at which the model was not evaluated; none: empty."""
+        if isinstance(spec, Capture):
+            wanted = [*self.steps[spec]]
+        else:
+            sigmas = enumerate(self.schedule.sigmas[: self.schedule.steps])
+            wanted = [n for n, sigma in sigmas if self.schedule.inside(spec.window, sigma)]
+        missing = [n for n in wanted if n not in self.ran]
+        return f"step {in_runs(missing)}" if missing else ""
