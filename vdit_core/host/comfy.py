@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -18,11 +18,10 @@ from torch import Tensor
 
 from ..grid import TokenGrid
 from ..models import find_layout
-from ..pairs import LENGTHS_KEY
-from ..plan import WHOLE
-from ..program import EDITED, Asker, Edit, Program, Spec, chosen_heads, conflicts
+from ..program import EDITED, Asker, Program, Spec, chosen_heads, conflicts
 from ..run import Operands, Run, Schedule
 from ..sites import Evaluation, Layout, Site
+from .conditionings import Conditionings, check_pair_prompts
 
 PROGRAM_KEY = "vdit_program"
 WRAPPER_KEY = "vdit_attention"
@@ -69,7 +68,7 @@ def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     run = Run(program, layout_of(guider.model_patcher), schedule, noise.shape[0], poll)
     if not run.active:
         return executor(*args, **kwargs)
-    _check_pair_prompts(run.active, guider)
+    check_pair_prompts(run.active, guider)
     with installed(run, guider):
         out = executor(*args, **kwargs)
     run.finish()
@@ -82,8 +81,8 @@ def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
 @contextmanager
 def installed(run: Run, guider: Any) -> Iterator[None]:
     """Put the run into the model's way, and take all of it off again however the sampling ends."""
-    place = _Place()
-    original = guider.model_options
+    place, conditionings = _Place(), Conditionings(guider)
+    original, kinds = guider.model_options, comfy.patcher_extension.WrappersMP
     with ExitStack() as stack:
         stack.callback(setattr, guider, "model_options", original)
         for owner, sites in run.layout.owners.items():
@@ -91,15 +90,17 @@ def installed(run: Run, guider: Any) -> Iterator[None]:
             leave = owner.register_forward_hook(place.leave, always_call=True)
             stack.callback(enter.remove)
             stack.callback(leave.remove)
+        if run.of_pairs and (refiner := run.layout.refiner) is not None:
+            refine = partial(_refine_alone, conditionings)
+            stack.callback(refiner.register_forward_hook(refine, with_kwargs=True).remove)
         guider.model_options = comfy.model_patcher.create_model_options_clone(original)
         options = guider.model_options["transformer_options"]
-        options[OVERRIDE_KEY] = _override(run, place, options.get(OVERRIDE_KEY), guider)
-        kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
-        evaluated = partial(_evaluated, run, place)
-        comfy.patcher_extension.add_wrapper_with_key(kind, WRAPPER_KEY, evaluated, options)
-        if run.of_pairs and (refiner := run.layout.refiner) is not None:
-            refine = partial(_refine_alone, guider)
-            stack.callback(refiner.register_forward_hook(refine, with_kwargs=True).remove)
+        options[OVERRIDE_KEY] = _override(run, place, options.get(OVERRIDE_KEY), conditionings)
+        for kind, wrapper in (
+            (kinds.CALC_COND_BATCH, conditionings.numbered),
+            (kinds.APPLY_MODEL, partial(_evaluated, run, place)),
+        ):
+            comfy.patcher_extension.add_wrapper_with_key(kind, WRAPPER_KEY, wrapper, options)
         yield
 
 
@@ -116,11 +117,15 @@ def _evaluated(run: Run, place: _Place, executor: Any, *args: Any, **named: Any)
 
 
 def _refine_alone(
-    guider: Any, refiner: Any, args: tuple[Any, ...], named: dict[str, Any], refined: Tensor
+    conditionings: Conditionings,
+    refiner: Any,
+    args: tuple[Any, ...],
+    named: dict[str, Any],
+    refined: Tensor,
 ) -> Tensor | None:
     """Hook on a text refiner: each prompt of a pair is refined without its padding, as if alone."""
     text, times, *_ = args
-    lengths = _prompts(named["transformer_options"], guider, len(text))
+    lengths = conditionings.prompts(named["transformer_options"], len(text))
     if lengths is None or not bool((lengths < text.shape[1]).any()):
         return None
     out = torch.zeros_like(refined)
@@ -165,7 +170,9 @@ class _Place:
         return left.pop(0) if left else None
 
 
-def _override(run: Run, place: _Place, previous: Attention | None, guider: Any) -> Attention:
+def _override(
+    run: Run, place: _Place, previous: Attention | None, conditionings: Conditionings
+) -> Attention:
     """The attention override of this run, around whatever override was there before."""
     sigma = _Sigma()
 
@@ -176,13 +183,14 @@ def _override(run: Run, place: _Place, previous: Attention | None, guider: Any) 
         if site is None or options is None:
             return inner(*args, **kwargs)
         operands = _Operands(inner, args, kwargs, previous is None and _reads_scale(function))
-        chunks = _branches(options, guider)
-        items = operands.batch // len(chunks)
-        branches = tuple(branch for branch in chunks for _ in range(items))
-        call = run.call(site, sigma(options["sigmas"]), branches, tuple(range(items)) * len(chunks))
+        chunks = conditionings.labels(options)
+        each = operands.batch // len(chunks)
+        branches, prompts = zip(*(chunk for chunk in chunks for _ in range(each)), strict=True)
+        items = tuple(range(each)) * len(chunks)
         grid = partial(run.layout.grid, place.evaluation)
-        prompts = _prompts(options, guider, operands.batch) if run.of_pairs else None
-        out = run.attend(call, operands.read(grid, prompts))
+        lengths = conditionings.prompts(options, operands.batch) if run.of_pairs else None
+        call = run.call(site, sigma(options["sigmas"]), branches, items, prompts)
+        out = run.attend(call, operands.read(grid, lengths))
         return inner(*args, **kwargs) if out is None else operands.written(out)
 
     return override
@@ -263,43 +271,6 @@ def _four_axes(mask: Tensor | None) -> Tensor | None:
     if mask is None or mask.ndim == 4:
         return mask
     return mask[None, None] if mask.ndim == 2 else mask[:, None]
-
-
-def _branches(options: dict[str, Any], guider: Any) -> list[str]:
-    """The branch of each chunk of the batch: by the conditioning it was made from, as guiders with
-    three conditionings number them in an order of their own; by that number where it is unknown."""
-    names = {"positive": "cond", "negative": "uncond"}
-    known = {c.get("uuid"): names.get(k, k) for k, conds in guider.conds.items() for c in conds}
-    numbered = ("cond", "uncond")
-    return [
-        known.get(uuid) or (numbered[index] if index < 2 else f"cond{index}")
-        for index, uuid in zip(options["cond_or_uncond"], options["uuids"], strict=True)
-    ]
-
-
-def _prompts(options: dict[str, Any], guider: Any, batch: int) -> Tensor | None:
-    """Tokens of each row's prompt, [B] int64, where some were padded to join a pair."""
-    known = {c.get("uuid"): c.get(LENGTHS_KEY) for conds in guider.conds.values() for c in conds}
-    chunks = [known.get(uuid) for uuid in options["uuids"]]
-    if not any(lengths is not None for lengths in chunks):
-        return None
-    each = batch // len(chunks)
-    whole = torch.full((each,), WHOLE)
-    return torch.cat([whole if n is None else n.repeat(each)[:each] for n in chunks])
-
-
-def _check_pair_prompts(active: Iterable[Spec], guider: Any) -> None:
-    """A pair needs two prompts: one would be repeated in silence."""
-    for spec in active:
-        if not isinstance(spec, Edit) or not spec.change.pairs:
-            continue
-        for cond in guider.conds.get("positive", []):
-            prompt = cond.get("cross_attn")
-            if isinstance(prompt, Tensor) and prompt.shape[0] < 2:
-                raise ValueError(
-                    f"{spec.asker.name}: the positive conditioning holds one prompt, a pair needs "
-                    "two; connect VDiT Pair Prompts (source, target) to the sampler's positive"
-                )
 
 
 def tell(asker: Asker, text: str) -> None:
