@@ -20,8 +20,9 @@ from ..grid import TokenGrid
 from ..models import find_layout
 from ..program import EDITED, Asker, Program, Spec, chosen_heads, conflicts
 from ..run import Operands, Run, Schedule
-from ..sites import Evaluation, Layout, Site
+from ..sites import Evaluation, Excerpt, Layout, Site
 from .conditionings import Conditionings, check_pair_prompts
+from .features import check_features, excerpt_of, networks, without_compile
 
 PROGRAM_KEY = "vdit_program"
 WRAPPER_KEY = "vdit_attention"
@@ -69,39 +70,49 @@ def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     if not run.active:
         return executor(*args, **kwargs)
     check_pair_prompts(run.active, guider)
-    with installed(run, guider):
+    check_features(run.active, guider, tuple(noise.shape))
+    with installed(run, guider) as compiled:
         out = executor(*args, **kwargs)
     run.finish()
     beside = _other_override(guider)
+    if compiled:
+        beside += "; Torch Compile is set aside: a compiled model cannot be watched or changed"
     for asker, line in run.reports():
         tell(asker, line + beside)
     return out
 
 
 @contextmanager
-def installed(run: Run, guider: Any) -> Iterator[None]:
-    """Put the run into the model's way, and take all of it off again however the sampling ends."""
+def installed(run: Run, guider: Any) -> Iterator[bool]:
+    """Put the run into the model's way, and take all of it off again however the sampling ends.
+
+    Yields whether Torch Compile was set aside.
+    """
     place, conditionings = _Place(), Conditionings(guider)
     original, kinds = guider.model_options, comfy.patcher_extension.WrappersMP
     with ExitStack() as stack:
         stack.callback(setattr, guider, "model_options", original)
-        for owner, sites in run.layout.owners.items():
-            enter = owner.register_forward_pre_hook(partial(place.enter, sites))
-            leave = owner.register_forward_hook(place.leave, always_call=True)
-            stack.callback(enter.remove)
-            stack.callback(leave.remove)
-        if run.of_pairs and (refiner := run.layout.refiner) is not None:
-            refine = partial(_refine_alone, conditionings)
-            stack.callback(refiner.register_forward_hook(refine, with_kwargs=True).remove)
+        for layout in map(find_layout, networks(guider.model_patcher)):
+            for owner, sites in layout.owners.items():
+                enter = owner.register_forward_pre_hook(partial(place.enter, sites))
+                leave = owner.register_forward_hook(place.leave, always_call=True)
+                stack.callback(enter.remove)
+                stack.callback(leave.remove)
+            if run.of_pairs and (refiner := layout.refiner) is not None:
+                refine = partial(_refine_alone, conditionings)
+                stack.callback(refiner.register_forward_hook(refine, with_kwargs=True).remove)
         guider.model_options = comfy.model_patcher.create_model_options_clone(original)
         options = guider.model_options["transformer_options"]
-        options[OVERRIDE_KEY] = _override(run, place, options.get(OVERRIDE_KEY), conditionings)
+        compiled = without_compile(options)
+        previous = options.get(OVERRIDE_KEY)
+        excerpt = partial(excerpt_of, original.get("context_handler"))
+        options[OVERRIDE_KEY] = _override(run, place, previous, conditionings, excerpt)
         for kind, wrapper in (
             (kinds.CALC_COND_BATCH, conditionings.numbered),
             (kinds.APPLY_MODEL, partial(_evaluated, run, place)),
         ):
             comfy.patcher_extension.add_wrapper_with_key(kind, WRAPPER_KEY, wrapper, options)
-        yield
+        yield compiled
 
 
 def _evaluated(run: Run, place: _Place, executor: Any, *args: Any, **named: Any) -> Tensor:
@@ -110,10 +121,12 @@ def _evaluated(run: Run, place: _Place, executor: Any, *args: Any, **named: Any)
     noisy, prompt = args[0], args[3]
     tokens = 0 if prompt is None else prompt.shape[1]
     place.evaluation = Evaluation(tuple(noisy.shape), tokens, named)
-    if run.needs_rehearsal:
+    if not run.needs_rehearsal:
+        return executor(*args, **named)
+    with place.alone:  # one device at a time: rehearsing is a state of the whole run
         with run.rehearsal():
             executor(*args, **named)
-    return executor(*args, **named)
+        return executor(*args, **named)
 
 
 def _refine_alone(
@@ -144,10 +157,13 @@ def _other_override(guider: Any) -> str:
 
 
 class _Place:
-    """Which attention module is running in this thread, and how often it has attended so far."""
+    """Which attention module is running in this thread, and how often it has attended so far.
+
+    alone: held by a thread while it changes the run (each device has a thread of its own).
+    """
 
     def __init__(self) -> None:
-        self._local = threading.local()
+        self._local, self.alone = threading.local(), threading.RLock()
 
     @property
     def evaluation(self) -> Evaluation:
@@ -171,7 +187,11 @@ class _Place:
 
 
 def _override(
-    run: Run, place: _Place, previous: Attention | None, conditionings: Conditionings
+    run: Run,
+    place: _Place,
+    previous: Attention | None,
+    conditionings: Conditionings,
+    excerpt: Callable[[dict[str, Any]], Excerpt | None],
 ) -> Attention:
     """The attention override of this run, around whatever override was there before."""
     sigma = _Sigma()
@@ -189,8 +209,10 @@ def _override(
         items = tuple(range(each)) * len(chunks)
         grid = partial(run.layout.grid, place.evaluation)
         lengths = conditionings.prompts(options, operands.batch) if run.of_pairs else None
-        call = run.call(site, sigma(options["sigmas"]), branches, items, prompts)
-        out = run.attend(call, operands.read(grid, lengths))
+        with place.alone:
+            noise = sigma(options["sigmas"])
+            call = run.call(site, noise, branches, items, prompts, excerpt(options))
+            out = run.attend(call, operands.read(grid, lengths))
         return inner(*args, **kwargs) if out is None else operands.written(out)
 
     return override
