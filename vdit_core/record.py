@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .attention.results import KEPT, MapMeasures
 from .grid import TokenGrid
+from .sites import Excerpt
 
 VERSION = 2  # 1 lacked window, tau, rate and the measures after lse_max
 
@@ -55,6 +56,7 @@ class Measurement:
     """One call, one batch item. heads: which heads the measures' first axis holds.
 
     grid: None for the header's; prompts of other lengths make longer or shorter sequences.
+    prompt: which one of its branch. excerpt: which latent frames it saw, None for all.
     """
 
     site: str
@@ -67,6 +69,8 @@ class Measurement:
     heads: tuple[int, ...]
     measures: MapMeasures = field(repr=False)
     grid: TokenGrid | None = None
+    prompt: int = 0
+    excerpt: Excerpt | None = None
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,14 @@ class RecordData:
         return self.header if m.grid is None else replace(self.header, grid=m.grid)
 
     def find(self, *, layer: int, step: int, branch: str, item: int = 0) -> Measurement:
-        """The first evaluation of a call. Raises ValueError naming what was captured instead."""
-        for m in self.measurements:
-            if (m.layer, m.step, m.branch, m.item) == (layer, step, branch, item):
-                return m
+        """Of a call the first prompt, the first frames and the first evaluation, in this order.
+
+        Raises ValueError naming what was captured instead.
+        """
+        wanted = layer, step, branch, item
+        found = [m for m in self.measurements if (m.layer, m.step, m.branch, m.item) == wanted]
+        if found:
+            return min(found, key=_rank)
         raise ValueError(
             f"record: no map of layer {layer}, step {step}, branch {branch}, video {item}; "
             f"captured were layers {_list(m.layer for m in self.measurements)}, "
@@ -130,9 +138,9 @@ def save_record(data: RecordData, path: Path) -> None:
     tensors: dict[str, Tensor] = {}
     labels: list[dict[str, Any]] = []
     for index, m in enumerate(data.measurements):
-        labels.append({k: v for k, v in vars(m).items() if k not in ("measures", "grid")})
-        if m.grid is not None:
-            labels[-1]["grid"] = asdict(m.grid)
+        optional = {"grid": m.grid, "excerpt": m.excerpt}
+        labels.append({k: v for k, v in vars(m).items() if k not in ("measures", *optional)})
+        labels[-1] |= {k: asdict(v) for k, v in optional.items() if v is not None}
         for name, value in vars(m.measures).items():
             if value is not None:
                 tensors[f"{index}.{name}"] = value.contiguous()
@@ -169,7 +177,7 @@ def load_record(path: Path) -> RecordData:
         stored = set(file.keys())
         measurements = tuple(
             Measurement(
-                **(label | {"heads": tuple(label["heads"]), "grid": _grid(label.get("grid"))}),
+                **(label | _decoded(label)),
                 measures=MapMeasures(
                     **{
                         name: file.get_tensor(f"{index}.{name}")
@@ -183,6 +191,16 @@ def load_record(path: Path) -> RecordData:
     return RecordData(Header(**header), measurements)
 
 
+def _decoded(label: dict[str, Any]) -> dict[str, Any]:
+    """Those labels of a measurement that JSON holds in another form."""
+    excerpt: dict[str, Any] | None = label.get("excerpt")
+    return {
+        "heads": tuple(label["heads"]),
+        "grid": _grid(label.get("grid")),
+        "excerpt": excerpt and Excerpt(tuple(excerpt["frames"]), excerpt["of"]),
+    }
+
+
 def _grid(stored: dict[str, Any] | None) -> TokenGrid | None:
     """What JSON made of a grid; it has no tuples."""
     if stored is None:
@@ -193,6 +211,10 @@ def _grid(stored: dict[str, Any] | None) -> TokenGrid | None:
 
 def _not_a_record(path: Path) -> ValueError:
     return ValueError(f"record: {path.name} is not a record saved by VDiT Save Record")
+
+
+def _rank(m: Measurement) -> tuple[object, ...]:
+    return m.prompt, m.excerpt.frames if m.excerpt else (), m.evaluation
 
 
 def _list(values: Iterable[object]) -> str:

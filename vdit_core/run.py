@@ -28,7 +28,7 @@ from .program import (
     chosen_heads,
 )
 from .record import Header, Measurement, RecordData
-from .sites import Call, Layout, Site
+from .sites import Call, Excerpt, Layout, Site, in_runs
 from .steps import Clock, Schedule
 from .thinning import Thinned
 
@@ -72,8 +72,8 @@ class Run:
         self.fired: dict[Spec, Counter[Site]] = {spec: Counter() for spec in self.active}
         self.branches: set[str] = set()
         self.measured: dict[Capture, list[tuple[Call, list[Measurement]]]] = {}
-        self.grids: dict[Spec, TokenGrid] = {}
         self.clock = Clock(schedule)
+        self.ran: set[int] = set()  # evaluations in which the model was not skipped
         self.of_pairs = any(isinstance(s, Edit) and s.change.pairs for s in self.active)
         self.rehearsing = False  # a dense evaluation before the one that counts
         self.thinned = Thinned()
@@ -88,10 +88,20 @@ class Run:
             if isinstance(spec, Capture):
                 spec.record.empty()
 
-    def call(self, site: Site, branches: tuple[str, ...], items: tuple[int, ...]) -> Call:
-        """Label one execution of a site."""
+    def call(
+        self,
+        site: Site,
+        branches: tuple[str, ...],
+        items: tuple[int, ...],
+        prompts: tuple[int, ...] = (),
+        excerpt: Excerpt | None = None,
+    ) -> Call:
+        """Label one execution of a site. prompts: () for the first of each branch."""
+        clock, prompts = self.clock, prompts or (0,) * len(items)
+        self.ran.add(clock.newest)
         self.branches.update(branches)
-        return Call(site, self.clock.step, self.clock.newest, self.clock.sigma, branches, items)
+        at = clock.step, clock.newest, clock.sigma
+        return Call(site, *at, branches, items, prompts, excerpt)
 
     def attend(self, call: Call, x: Operands) -> Tensor | None:
         """Measure and edit one call: the output [B, H, Lq, D], or None to leave it untouched."""
@@ -141,7 +151,10 @@ class Run:
             if missing := [s for s in self.chosen[spec] if not self.fired[spec][s]]:
                 raise RuntimeError(self._never_fired(spec, missing))
         for capture, measurements in found.items():
-            capture.record.seal(RecordData(self._header(capture), measurements))
+            grids = [m.grid for m in measurements if m.grid is not None]
+            most = max(grids, key=lambda grid: grid.video_tokens)  # regions and windows are smaller
+            labelled = (replace(m, grid=None if m.grid == most else m.grid) for m in measurements)
+            capture.record.seal(RecordData(self._header(capture, most), tuple(labelled)))
 
     def reports(self) -> list[tuple[Asker, str]]:
         """One line for each node that asked: what it did."""
@@ -149,6 +162,8 @@ class Run:
         for spec, sites in self.fired.items():
             verb = "measured" if isinstance(spec, Capture) else "changed"
             line = f"{verb} {sites.total()} calls of {len(sites)} layers"
+            if skipped := self._skipped(spec):
+                line += f"; the model did not run at {skipped} (step caches skip steps)"
             if isinstance(spec, Edit) and spec.change.field == "threshold":
                 line += self.thinned.report(sites)
             lines.append((spec.asker, line))
@@ -208,7 +223,6 @@ class Run:
 
     def _measure(self, capture: Capture, call: Call, plan: AttentionPlan, x: Operands) -> None:
         grid = x.grid()
-        first = self.grids.setdefault(capture, grid)
         rows: list[int] = call.rows(capture.branch).nonzero()[:, 0].tolist()
         heads = self.chosen[capture][call.site]
         result = measure(
@@ -239,7 +253,9 @@ class Run:
                 call.items[row],
                 heads,
                 MapMeasures.of(result, index),
-                None if grid == first else grid,
+                grid,
+                call.prompts[row],
+                call.excerpt,
             )
             for index, row in enumerate(rows)
         ]
@@ -248,23 +264,27 @@ class Run:
     def _settled(self, capture: Capture) -> tuple[Measurement, ...]:
         """What was measured in the steps that were asked for, now that steps are known."""
         labels, found = self.clock.labels(), list[Measurement]()
+        counts: Counter[tuple[object, ...]] = Counter()
         for call, measurements in self.measured[capture]:
-            step, evaluation = labels[call.evaluation]
-            if step in self.steps[capture]:
-                self.fired[capture][call.site] += 1
-                found += [replace(m, step=step, evaluation=evaluation) for m in measurements]
+            if (step := labels[call.evaluation][0]) not in self.steps[capture]:
+                continue
+            self.fired[capture][call.site] += 1
+            for m in measurements:
+                whom = m.site, step, m.branch, m.prompt, m.item, m.excerpt
+                found.append(replace(m, step=step, evaluation=counts[whom]))
+                counts[whom] += 1
         return tuple(found)
 
-    def _header(self, capture: Capture) -> Header:
+    def _header(self, capture: Capture, grid: TokenGrid) -> Header:
         sites = self.layout.of_kind(frozenset({"self", "joint"}))
         return Header(
             self.layout.family,
             len(sites),
             max(site.heads for site in sites),
-            self.grids[capture],
+            grid,
             capture.map_size,
             self.schedule.sigmas,
-            self._window(capture, self.grids[capture]),
+            self._window(capture, grid),
             capture.tau,
             capture.rate,
         )
@@ -301,9 +321,23 @@ class Run:
     def _never_fired(self, spec: Spec, missing: Sequence[Site]) -> str:
         where = ", ".join(site.name for site in missing)
         seen = ", ".join(sorted(self.branches)) or "no"
+        skipped = self._skipped(spec)
+        ran = f" The model did not run at {skipped}." if skipped else ""
         return (
-            f"{spec.asker.name}: nothing happened at {where}. The sampler made {seen} calls, this "
-            f"node wants branch {spec.branch!r} (with cfg 1 there is no uncond call). If that is "
-            "not it, another node replaces these layers or skips these steps (step caches do); "
+            f"{spec.asker.name}: nothing happened at {where}.{ran} The sampler made {seen} calls, "
+            f"this node wants branch {spec.branch!r} (with cfg 1 there is no uncond call). If that "
+            "is not it, another node replaces these layers or skips these steps (step caches do); "
             "take it out, or choose other layers or steps"
         )
+
+    def _skipped(self, spec: Spec) -> str:
+        """Words for those of a spec's steps at which the model was not evaluated; none: empty."""
+        if isinstance(spec, Capture):
+            wanted = [*self.steps[spec]]
+        else:
+            sigmas = enumerate(self.schedule.sigmas[: self.schedule.steps])
+            wanted = [n for n, sigma in sigmas if self.schedule.inside(spec.window, sigma)]
+        labels = self.clock.labels()
+        ran = {labels[evaluation][0] for evaluation in self.ran}
+        missing = [n for n in wanted if n not in ran]
+        return f"step {in_runs(missing)}" if missing else ""

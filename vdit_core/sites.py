@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,12 +69,25 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Excerpt:
+    """Latent frames of the video that a call sees, in its order, where it sees some `of` them."""
+
+    frames: tuple[int, ...]
+    of: int
+
+    def __str__(self) -> str:
+        return f"latent frames {in_runs(self.frames)} of {self.of}"
+
+
+@dataclass(frozen=True)
 class Call:
     """One execution of a site, row by row.
 
-    branches: for each batch row "cond", "uncond" (or "cond2", … where a sampler has more).
+    branches: for each batch row "cond", "uncond", or a name of the guider's own.
     items: for each row its place in the user's batch. step: the one whose interval of the schedule
     holds sigma. evaluation: of the model, counted over the whole sampling.
+    prompts: for each row which prompt of its branch, where regions have prompts of their own.
+    excerpt: None where the call sees the whole video.
     """
 
     site: Site
@@ -83,6 +96,13 @@ class Call:
     sigma: float
     branches: tuple[str, ...]
     items: tuple[int, ...]
+    prompts: tuple[int, ...] = ()
+    excerpt: Excerpt | None = None
+
+    @property
+    def whom(self) -> tuple[object, ...]:
+        """What tells this call from others of the same site at another time."""
+        return self.site, self.branches, self.items, self.prompts, self.excerpt
 
     def rows(self, branch: str) -> Tensor:
         """Which rows belong to a branch, [B] bool."""
@@ -98,3 +118,14 @@ class Call:
     def target_rows(self) -> Tensor:
         """Which rows are the second of a pair, [B] bool."""
         return torch.tensor([item % 2 == 1 for item in self.items])
+
+
+def in_runs(numbers: Iterable[int]) -> str:
+    """0, 1, 2, 7 → 0-2, 7; the order is kept."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

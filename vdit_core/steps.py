@@ -73,6 +73,8 @@ class Clock:
 
     def call_back(self, step: int) -> None:
         """The sampler says that the newest evaluation was the first of this step."""
+        if self.newest in self._began:  # a step cache skipped this step's evaluations
+            return
         self._began[self.newest] = step
         if not self._sigmas or step >= self._schedule.steps:
             self._has_own_steps = True

@@ -12,8 +12,6 @@ from .attention import Thinning, cut, measure
 from .plan import AttentionPlan
 from .sites import Call, Site
 
-_Key = tuple[Site, tuple[str, ...], tuple[int, ...]]
-
 
 @dataclass(frozen=True)
 class _Choice:
@@ -39,8 +37,8 @@ class Thinned:
     """The memory of one run, by layer."""
 
     def __init__(self) -> None:
-        self._weights: dict[_Key, Tensor] = {}
-        self._choices: dict[_Key, _Choice] = {}
+        self._weights: dict[object, Tensor] = {}  # by call.whom
+        self._choices: dict[object, _Choice] = {}
         self._dropped: dict[Site, _Dropped] = {}
         self._exact = False
 
@@ -55,7 +53,7 @@ class Thinned:
         rehearsing: bool,
     ) -> AttentionPlan:
         """The plan with thresholds or blocks of earlier, or without any while rehearsing."""
-        threshold, key = plan.thinning, (call.site, call.branches, call.items)
+        threshold, key = plan.thinning, call.whom
         assert threshold is not None
         if rehearsing:
             if threshold.two_run:
@@ -73,7 +71,7 @@ class Thinned:
     def hear(self, plan: AttentionPlan, call: Call, thinning: Thinning) -> None:
         """Remember what one call dropped."""
         assert plan.thinning is not None
-        rate, key = plan.thinning.rate, (call.site, call.branches, call.items)
+        rate, key = plan.thinning.rate, call.whom
         blocks = plan.thinning.blocks
         self._exact = self._exact or blocks is None
         if thinning.kept is not None and blocks is not None and blocks.kept is None:

@@ -157,7 +157,7 @@ def test_attention_off_the_video_adds_a_strip() -> None:
 
 def test_a_zoom_is_drawn_on_its_own_frames() -> None:
     header = record(grid=TokenGrid(21, 3, 5), size=30, window=(2, 4)).header
-    axis = FrameAxis.of(header, 90)
+    axis = FrameAxis.of(header, None, 90)
     assert (axis.bins, axis.edges(), axis.side) == (30, [0, 10, 20], 90)
     assert axis.labels(room=10) == ([15.0, 45.0, 75.0], ["2", "3", "4"])
     assert size_text(header) == "frames 2 to 4 of 21, 3 × 5 tokens each"

@@ -23,6 +23,7 @@ from vdit_attention.vdit_core.record import (
     load_record,
     save_record,
 )
+from vdit_attention.vdit_core.sites import Excerpt
 
 
 def measures(heads: int) -> MapMeasures:
@@ -46,7 +47,9 @@ def labels(data: RecordData) -> list[dict[str, object]]:
 
 
 def test_what_was_saved_comes_back_equal(tmp_path: Path) -> None:
-    data, path = example(), tmp_path / "new" / "folder" / "a.safetensors"
+    part = replace(measurement(3, 1, "cond"), prompt=1, excerpt=Excerpt((2, 3, 0), 4))
+    data = replace(example(), measurements=(*example().measurements, part))
+    path = tmp_path / "new" / "folder" / "a.safetensors"
     save_record(data, path)
     back = load_record(path)
     assert back.header == data.header
@@ -59,7 +62,7 @@ def test_what_was_saved_comes_back_equal(tmp_path: Path) -> None:
 
 
 def test_a_record_of_version_1_is_read(tmp_path: Path) -> None:
-    """It had neither window, tau and rate nor the measures after lse_max."""
+    """It had neither window, tau, rate and prompt nor the measures after lse_max."""
     data, path = example(), tmp_path / "a.safetensors"
     save_record(data, path)
     with safe_open(path, framework="pt") as file:
@@ -70,6 +73,8 @@ def test_a_record_of_version_1_is_read(tmp_path: Path) -> None:
     content["version"] = 1
     for name in ("window", "tau", "rate"):
         del content["header"][name]
+    for label in content["measurements"]:
+        del label["prompt"]
     save_file(tensors, path, metadata={"vdit_record": json.dumps(content)})
     back = load_record(path)
     assert back.header == data.header

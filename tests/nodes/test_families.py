@@ -313,9 +313,9 @@ def test_the_source_of_a_pair_is_the_video_of_its_prompt_alone(
 @pytest.mark.parametrize("family", [MOCHI, HUNYUAN_VIDEO], ids=lambda family: family.name)
 def test_padding_would_be_noticed(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the pair's own masks the shorter source is another video."""
-    from vdit_attention.vdit_core.host import comfy as host
+    from vdit_attention.vdit_core.host.conditionings import Conditionings
 
-    monkeypatch.setattr(host, "_prompts", lambda *_: None)
+    monkeypatch.setattr(Conditionings, "prompts", lambda *_: None)
     model, source, target = family.make(), family.prompt(5, 4), family.prompt(6, 7)
     pair = {"positive": pair_prompts(source, target), "latent": pair_latent(family.latent())}
     both = family.sample(tiny.edited(model, PairTransfer(1.0), layers="1"), **pair)

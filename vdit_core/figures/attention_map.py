@@ -51,7 +51,7 @@ def attention_map(
 
 
 def _draw_one(header: Header, moment: Moment, panel: Panel, colours: ColourScale) -> Tensor:
-    axis = FrameAxis.of(header, _SIDE)
+    axis = FrameAxis.of(header, moment.excerpt, _SIDE)
     mixed = has_others(header)
     right = _LEFT + axis.side + (_STRIP if mixed else 0)
     page = Page(right + 28 + BAR, _TOP + axis.side + _BOTTOM)

@@ -12,6 +12,7 @@ from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d
 
 from ..grid import TokenGrid
 from ..record import Header
+from ..sites import Excerpt
 from .canvas import ACCENT
 
 _NARROWEST = 7  # pixels of a frame between whose lines the map can still be seen
@@ -21,19 +22,23 @@ _NARROWEST = 7  # pixels of a frame between whose lines the map can still be see
 class FrameAxis:
     """One axis of a map of a grid, pooled to at most `map_size` bins, in about `room` pixels.
 
-    first: number of the grid's first frame in the video.
+    numbers: of the grid's frames in the video; empty for 0, 1, 2 …
     """
 
     grid: TokenGrid
     map_size: int
     room: int
-    first: int = 0
+    numbers: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, header: Header, room: int) -> FrameAxis:
+    def of(cls, header: Header, excerpt: Excerpt | None, room: int) -> FrameAxis:
         """The axis of a record's maps, which may show a few frames only."""
-        first = header.window[0] if header.window else 0
-        return cls(header.map_grid, header.map_size, room, first)
+        numbers: tuple[int, ...] = ()
+        if header.window:
+            numbers = tuple(range(header.window[0], header.window[1] + 1))
+        elif excerpt and len(excerpt.frames) == header.grid.frames:
+            numbers = excerpt.frames
+        return cls(header.map_grid, header.map_size, room, numbers)
 
     @cached_property
     def _firsts(self) -> list[int]:
@@ -80,7 +85,7 @@ class FrameAxis:
         width = self.side / self.grid.frames
         every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 10**9) if n * width >= room)
         shown = range(0, self.grid.frames, every)
-        names = [str(self.first + n) for n in shown]
+        names = [str(self.numbers[n] if self.numbers else n) for n in shown]
         return [(starts[n] + starts[n + 1]) / 2 for n in shown], names
 
     def fit(self, weights: Tensor) -> Tensor:

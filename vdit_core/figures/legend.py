@@ -18,11 +18,14 @@ def heads_text(panel: Panel) -> str:
 
 
 def moment_text(header: Header, moment: Moment) -> str:
-    """One line: step, noise level, branch, model."""
+    """One line: step, noise level, branch and what it is given, model."""
     last = header.steps - 1
     video = f" · video {moment.item}" if moment.videos > 1 else ""
     when = f"step {moment.step} (of 0 to {last}), σ {moment.sigma:.3g}"
-    return f"{when} · {moment.branch}{video} · {header.model}"
+    others = moment.prompts - 1
+    prompt = f" · prompt {moment.prompt} (of 0 to {others})" if others else ""
+    excerpt = f" · {moment.excerpt}" if moment.excerpt else ""
+    return f"{when} · {moment.branch}{prompt}{video}{excerpt} · {header.model}"
 
 
 def has_others(header: Header) -> bool:

@@ -25,7 +25,7 @@ def draw_sheet(
     columns = _columns(rows)
     lines = -(-len(panels) // columns)
     room = max(_SMALLEST, min(_LARGEST, _WIDE // columns - _GAP, _HIGH // lines - _GAP - _LABEL))
-    axis = FrameAxis.of(header, room)
+    axis = FrameAxis.of(header, moment.excerpt, room)
     mixed = has_others(header)
     wide = axis.side + (_STRIP if mixed else 0) + _GAP
     high = _LABEL + axis.side + _GAP

@@ -14,17 +14,19 @@ def check_origin(data: RecordData, samples: Tensor) -> None:
     model pads what is left over.
     """
     grid = data.header.grid
+    excerpt = data.measurements[0].excerpt if data.measurements else None
+    whole = excerpt.of if excerpt else grid.frames
     if samples.ndim == 5:
         frames, height, width = samples.shape[2:]
         sizes = [(-(-height // patch), -(-width // patch)) for patch in range(1, 9)]
-        if frames == grid.frames and (grid.rows, grid.cols) in sizes:
+        if frames == whole and (grid.rows, grid.cols) in sizes:
             return
         size = f"{frames} frames of {height} × {width}"
     else:
         size = f"no video latent, its shape is {tuple(samples.shape)}"
     raise ValueError(
         "a record from another model or size: it was captured on "
-        f"{grid.frames} frames of {grid.rows} × {grid.cols} tokens ({data.header.model}), the "
+        f"{whole} frames of {grid.rows} × {grid.cols} tokens ({data.header.model}), the "
         f"latent is {size}; connect the latent of the sampler that ran the captured model, or "
         "leave latent open for a record from VDiT Load Record"
     )

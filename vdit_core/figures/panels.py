@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..record import Header, Measurement, RecordData
 from ..selection import Selection, parse_selection
-from ..sites import BRANCHES
+from ..sites import BRANCHES, Excerpt
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Panel:
 class Moment:
     """When and for whom the maps of one figure were measured. item: which video of how many.
 
-    header: as it holds for these maps.
+    header: as it holds for these maps. prompt: which of how many of the branch.
     """
 
     header: Header
@@ -42,6 +42,9 @@ class Moment:
     branch: str
     item: int
     videos: int
+    prompt: int = 0
+    prompts: int = 1
+    excerpt: Excerpt | None = None
 
 
 def choose_panels(
@@ -62,8 +65,10 @@ def choose_calls(
     found = [
         data.find(layer=layer, step=at, branch=whom, item=item) for layer in _layers(data, layers)
     ]
-    header = data.header_of(found[0])
-    return Moment(header, at, found[0].sigma, whom, item, len(captured_items(data))), found
+    first, videos = found[0], len(captured_items(data))
+    prompts = 1 + max(m.prompt for m in data.measurements if m.branch == whom)
+    header, where = data.header_of(first), (first.prompt, prompts, first.excerpt)
+    return Moment(header, at, first.sigma, whom, item, videos, *where), found
 
 
 def captured_items(data: RecordData) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from ..grid import TokenGrid
 from ..models import find_layout
-from ..pairs import LENGTHS_KEY
-from ..plan import WHOLE
-from ..program import EDITED, Asker, Edit, Program, Spec, chosen_heads, conflicts
+from ..program import EDITED, Asker, Program, Spec, chosen_heads, conflicts
 from ..run import Operands, Run
-from ..sites import Evaluation, Layout, Site
+from ..sites import Evaluation, Excerpt, Layout, Site
 from ..steps import Schedule
+from .conditionings import Conditionings, check_pair_prompts
+from .features import check_features, excerpt_of, networks, without_compile
 
 PROGRAM_KEY = "vdit_program"
 WRAPPER_KEY = "vdit_attention"
@@ -71,41 +71,52 @@ def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     run = Run(program, layout_of(guider.model_patcher), schedule, noise.shape[0], poll)
     if not run.active:
         return executor(*args, **kwargs)
-    _check_pair_prompts(run.active, guider)
+    check_pair_prompts(run.active, guider)
+    check_features(run.active, guider, tuple(noise.shape))
     callback = partial(_called_back, run, args[5])
-    with installed(run, guider):
+    with installed(run, guider) as compiled:
         out = executor(*args[:5], callback, *args[6:], **kwargs)
     run.finish()
     beside = _other_override(guider)
+    if compiled:
+        beside += "; Torch Compile is set aside: a compiled model cannot be watched or changed"
     for asker, line in run.reports():
         tell(asker, line + beside)
     return out
 
 
 @contextmanager
-def installed(run: Run, guider: Any) -> Iterator[None]:
-    """Put the run into the model's way, and take all of it off again however the sampling ends."""
-    place = _Place()
+def installed(run: Run, guider: Any) -> Iterator[bool]:
+    """Put the run into the model's way, and take all of it off again however the sampling ends.
+
+    Yields whether Torch Compile was set aside.
+    """
+    place, conditionings = _Place(), Conditionings(guider)
     original = guider.model_options
     with ExitStack() as stack:
         stack.callback(setattr, guider, "model_options", original)
-        for owner, sites in run.layout.owners.items():
-            enter = owner.register_forward_pre_hook(partial(place.enter, sites))
-            leave = owner.register_forward_hook(place.leave, always_call=True)
-            stack.callback(enter.remove)
-            stack.callback(leave.remove)
+        for layout in map(find_layout, networks(guider.model_patcher)):
+            for owner, sites in layout.owners.items():
+                enter = owner.register_forward_pre_hook(partial(place.enter, sites))
+                leave = owner.register_forward_hook(place.leave, always_call=True)
+                stack.callback(enter.remove)
+                stack.callback(leave.remove)
+            if run.of_pairs and (refiner := layout.refiner) is not None:
+                refine = partial(_refine_alone, conditionings)
+                stack.callback(refiner.register_forward_hook(refine, with_kwargs=True).remove)
         guider.model_options = comfy.model_patcher.create_model_options_clone(original)
         options = guider.model_options["transformer_options"]
-        options[OVERRIDE_KEY] = _override(run, place, options.get(OVERRIDE_KEY), guider)
+        compiled = without_compile(options)
+        previous = options.get(OVERRIDE_KEY)
+        excerpt = partial(excerpt_of, original.get("context_handler"))
+        options[OVERRIDE_KEY] = _override(run, place, previous, conditionings, excerpt)
         for kind, wrapper in (
             (WrappersMP.PREDICT_NOISE, partial(_predicted, run)),
+            (WrappersMP.CALC_COND_BATCH, conditionings.numbered),
             (WrappersMP.APPLY_MODEL, partial(_evaluated, run, place)),
         ):
             comfy.patcher_extension.add_wrapper_with_key(kind, WRAPPER_KEY, wrapper, options)
-        if run.of_pairs and (refiner := run.layout.refiner) is not None:
-            refine = partial(_refine_alone, guider)
-            stack.callback(refiner.register_forward_hook(refine, with_kwargs=True).remove)
-        yield
+        yield compiled
 
 
 def _called_back(run: Run, callback: Callable[..., None] | None, step: int, *more: Any) -> None:
@@ -127,18 +138,24 @@ def _evaluated(run: Run, place: _Place, executor: Any, *args: Any, **named: Any)
     noisy, prompt = args[0], args[3]
     tokens = 0 if prompt is None else prompt.shape[1]
     place.evaluation = Evaluation(tuple(noisy.shape), tokens, named)
-    if run.needs_rehearsal:
+    if not run.needs_rehearsal:
+        return executor(*args, **named)
+    with place.alone:  # one device at a time: rehearsing is a state of the whole run
         with run.rehearsal():
             executor(*args, **named)
-    return executor(*args, **named)
+        return executor(*args, **named)
 
 
 def _refine_alone(
-    guider: Any, refiner: Any, args: tuple[Any, ...], named: dict[str, Any], refined: Tensor
+    conditionings: Conditionings,
+    refiner: Any,
+    args: tuple[Any, ...],
+    named: dict[str, Any],
+    refined: Tensor,
 ) -> Tensor | None:
     """Hook on a text refiner: each prompt of a pair is refined without its padding, as if alone."""
     text, times, *_ = args
-    lengths = _prompts(named["transformer_options"], guider, len(text))
+    lengths = conditionings.prompts(named["transformer_options"], len(text))
     if lengths is None or not bool((lengths < text.shape[1]).any()):
         return None
     out = torch.zeros_like(refined)
@@ -157,10 +174,13 @@ def _other_override(guider: Any) -> str:
 
 
 class _Place:
-    """Which attention module is running in this thread, and how often it has attended so far."""
+    """Which attention module is running in this thread, and how often it has attended so far.
+
+    alone: held by a thread while it changes the run (each device has a thread of its own).
+    """
 
     def __init__(self) -> None:
-        self._local = threading.local()
+        self._local, self.alone = threading.local(), threading.RLock()
 
     @property
     def evaluation(self) -> Evaluation:
@@ -183,7 +203,13 @@ class _Place:
         return left.pop(0) if left else None
 
 
-def _override(run: Run, place: _Place, previous: Attention | None, guider: Any) -> Attention:
+def _override(
+    run: Run,
+    place: _Place,
+    previous: Attention | None,
+    conditionings: Conditionings,
+    excerpt: Callable[[dict[str, Any]], Excerpt | None],
+) -> Attention:
     """The attention override of this run, around whatever override was there before."""
 
     def override(function: Attention, *args: Any, **kwargs: Any) -> Tensor:
@@ -193,13 +219,15 @@ def _override(run: Run, place: _Place, previous: Attention | None, guider: Any) 
         if site is None or options is None:
             return inner(*args, **kwargs)
         operands = _Operands(inner, args, kwargs, previous is None and _reads_scale(function))
-        chunks = _branches(options, guider)
-        items = operands.batch // len(chunks)
-        branches = tuple(branch for branch in chunks for _ in range(items))
-        call = run.call(site, branches, tuple(range(items)) * len(chunks))
+        chunks = conditionings.labels(options)
+        each = operands.batch // len(chunks)
+        branches, prompts = zip(*(chunk for chunk in chunks for _ in range(each)), strict=True)
+        items = tuple(range(each)) * len(chunks)
         grid = partial(run.layout.grid, place.evaluation)
-        prompts = _prompts(options, guider, operands.batch) if run.of_pairs else None
-        out = run.attend(call, operands.read(grid, prompts))
+        lengths = conditionings.prompts(options, operands.batch) if run.of_pairs else None
+        with place.alone:
+            call = run.call(site, branches, items, prompts, excerpt(options))
+            out = run.attend(call, operands.read(grid, lengths))
         return inner(*args, **kwargs) if out is None else operands.written(out)
 
     return override
@@ -267,43 +295,6 @@ def _four_axes(mask: Tensor | None) -> Tensor | None:
     if mask is None or mask.ndim == 4:
         return mask
     return mask[None, None] if mask.ndim == 2 else mask[:, None]
-
-
-def _branches(options: dict[str, Any], guider: Any) -> list[str]:
-    """The branch of each chunk of the batch: by the conditioning it was made from, as guiders with
-    three conditionings number them in an order of their own; by that number where it is unknown."""
-    names = {"positive": "cond", "negative": "uncond"}
-    known = {c.get("uuid"): names.get(k, k) for k, conds in guider.conds.items() for c in conds}
-    numbered = ("cond", "uncond")
-    return [
-        known.get(uuid) or (numbered[index] if index < 2 else f"cond{index}")
-        for index, uuid in zip(options["cond_or_uncond"], options["uuids"], strict=True)
-    ]
-
-
-def _prompts(options: dict[str, Any], guider: Any, batch: int) -> Tensor | None:
-    """Tokens of each row's prompt, [B] int64, where some were padded to join a pair."""
-    known = {c.get("uuid"): c.get(LENGTHS_KEY) for conds in guider.conds.values() for c in conds}
-    chunks = [known.get(uuid) for uuid in options["uuids"]]
-    if not any(lengths is not None for lengths in chunks):
-        return None
-    each = batch // len(chunks)
-    whole = torch.full((each,), WHOLE)
-    return torch.cat([whole if n is None else n.repeat(each)[:each] for n in chunks])
-
-
-def _check_pair_prompts(active: Iterable[Spec], guider: Any) -> None:
-    """A pair needs two prompts: one would be repeated in silence."""
-    for spec in active:
-        if not isinstance(spec, Edit) or not spec.change.pairs:
-            continue
-        for cond in guider.conds.get("positive", []):
-            prompt = cond.get("cross_attn")
-            if isinstance(prompt, Tensor) and prompt.shape[0] < 2:
-                raise ValueError(
-                    f"{spec.asker.name}: the positive conditioning holds one prompt, a pair needs "
-                    "two; connect VDiT Pair Prompts (source, target) to the sampler's positive"
-                )
 
 
 def tell(asker: Asker, text: str) -> None:
