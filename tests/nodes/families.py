@@ -105,7 +105,8 @@ class Spy:
 
     def __call__(self, *args: Any, **named: Any) -> Tensor:
         out = self.function(*args, **named)
-        self.seen.append(Seen(args, named, out))
+        if named.get("transformer_options"):  # else no call of a block
+            self.seen.append(Seen(args, named, out))
         return out
 
 
@@ -116,12 +117,12 @@ def patcher(config: Any, seed: int) -> ModelPatcher:
     model = config.get_model({}, device="cpu")
     torch.manual_seed(seed)
     for name, weight in model.diffusion_model.named_parameters():
-        _draw(name, weight)
+        draw(name, weight)
     offload = comfy.model_management.unet_offload_device()
     return comfy.model_patcher.ModelPatcher(model, device, offload)
 
 
-def _draw(name: str, weight: nn.Parameter) -> None:
+def draw(name: str, weight: nn.Parameter) -> None:
     """Attention far from uniform, and no block switched off."""
     modulation = any(part in name for part in (".mod", "_mod.", "norm1.linear", "norm2.linear"))
     if weight.ndim == 1:
@@ -166,7 +167,7 @@ def tiny_mochi(seed: int = 0, patch: int = 2) -> ModelPatcher:
     for block in model.model.diffusion_model.blocks:  # its class insists on a width of 12,288
         block.mlp_x = FeedForward(64, 128, 8, None, operations=comfy.ops.disable_weight_init)
         for name, weight in block.mlp_x.named_parameters():
-            _draw(name, weight)
+            draw(name, weight)
     return model
 
 
