@@ -6,20 +6,24 @@ and tokens beside the video must shift no label.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import comfy.sample
+import comfy.samplers
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from vdit_attention.tests.nodes import tiny
-from vdit_attention.tests.nodes.families import Seen
+from vdit_attention.tests.nodes.families import Family, Seen
 from vdit_attention.tests.nodes.tiny import HEADS
-from vdit_attention.tests.nodes.wan_variants import VARIANTS, Variant
+from vdit_attention.tests.nodes.wan_variants import CAUSAL, VARIANTS, Variant
 from vdit_attention.tests.oracle import Case, assert_as_good_as_torch, no_wish
 from vdit_attention.vdit_core.edits.temperature import Temperature
+from vdit_attention.vdit_core.edits.transfer import PairTransfer
 from vdit_attention.vdit_core.grid import TokenGrid
 from vdit_attention.vdit_core.host.comfy import layout_of
+from vdit_attention.vdit_core.pairs import pair_latent, pair_prompts
 
 
 @pytest.fixture(params=VARIANTS, ids=lambda family: family.name, scope="module")
@@ -106,3 +110,53 @@ def test_neutral_nodes_and_captures_change_no_bit(family: Variant, model: ModelP
     assert torch.equal(family.sample(tiny.watched(model)[0]), plain)
     assert not torch.equal(family.sample(tiny.edited(model, Temperature(0.5))), plain)
     assert torch.equal(family.sample(model), plain)
+
+
+@pytest.mark.column("pairs are true")
+def test_the_source_of_a_pair_is_the_video_of_its_prompt_alone(
+    family: Variant, model: ModelPatcher
+) -> None:
+    if family.name == "InfiniteTalk":
+        pytest.skip("core's audio attention takes no batch of two")
+    source, target = family.prompt(5), family.prompt(6)
+    pair = {"positive": pair_prompts(source, target), "latent": pair_latent(family.latent())}
+    both = family.sample(tiny.edited(model, PairTransfer(1.0), layers="1"), **pair)
+    alone, other = (family.sample(model, positive=prompt) for prompt in (source, target))
+    torch.testing.assert_close(both[:1], alone, rtol=1e-3, atol=1e-3)
+    assert (both[1:] - other).abs().max() > 20 * (both[:1] - alone).abs().max()
+
+
+def test_what_its_nodes_give_reaches_the_model(family: Variant, model: ModelPatcher) -> None:
+    """Or these tests would say nothing of it."""
+    if family.given is dict:
+        pytest.skip("it is given nothing but text")
+    bare = replace(family, given=dict)
+    assert not torch.equal(family.sample(model), bare.sample(model))
+
+
+def test_blocks_that_are_no_layers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """VACE's own blocks attend to all tokens too."""
+    [vace] = [family for family in VARIANTS if family.name == "Wan VACE"]
+    edited = tiny.edited(vace.make(), Temperature(0.4))
+    calls = Family.spied(vace, edited, monkeypatch)
+    for index, seen in enumerate(calls):
+        case = dense(seen)
+        if vace.order[index % 9] is not None:
+            case.wish.temperature[:] = 0.4
+        assert_as_good_as_torch(seen.out, case)
+
+
+def test_a_sampler_that_hides_its_attention_is_refused_before_it_starts() -> None:
+    """It calls the model frame by frame, without the options that carry what our nodes ask."""
+    watched, _ = tiny.watched(CAUSAL.make())
+    evaluations: list[int] = []
+    watched.model.diffusion_model.register_forward_pre_hook(lambda *_: evaluations.append(1))
+    latent = CAUSAL.latent()["samples"]
+    sampler, sigmas = comfy.samplers.ksampler("ar_video"), torch.tensor([1.0, 0.5, 0.0])
+    with pytest.raises(
+        ValueError, match=r"Capture: the sampler ar_video .* choose another sampler"
+    ):
+        comfy.sample.sample_custom(
+            watched, latent, 1.0, sampler, sigmas, CAUSAL.prompt(1), CAUSAL.prompt(2), latent
+        )
+    assert not evaluations

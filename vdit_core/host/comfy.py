@@ -61,7 +61,7 @@ def layer_count(model: ModelPatcher) -> int:
 
 def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     """OUTER_SAMPLE wrapper: one run, exactly as long as this sampling."""
-    guider, noise, sigmas = executor.class_obj, args[0], args[3]
+    guider, (noise, _, sampler, sigmas) = executor.class_obj, args[:4]
     program: Program = guider.model_options["transformer_options"][PROGRAM_KEY]
     sampling = guider.model_patcher.get_model_object("model_sampling")
     schedule = Schedule(tuple(sigmas.tolist()), sampling.percent_to_sigma)
@@ -69,6 +69,7 @@ def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     run = Run(program, layout_of(guider.model_patcher), schedule, noise.shape[0], poll)
     if not run.active:
         return executor(*args, **kwargs)
+    _check_sampler(run.active, sampler)
     _check_pair_prompts(run.active, guider)
     with installed(run, guider):
         out = executor(*args, **kwargs)
@@ -286,6 +287,18 @@ def _prompts(options: dict[str, Any], guider: Any, batch: int) -> Tensor | None:
     each = batch // len(chunks)
     whole = torch.full((each,), WHOLE)
     return torch.cat([whole if n is None else n.repeat(each)[:each] for n in chunks])
+
+
+def _check_sampler(active: Iterable[Spec], sampler: Any) -> None:
+    """One sampler of core evaluates the model without the options that carry our override."""
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+    if name != "sample_ar_video":
+        return
+    for spec in active:
+        raise ValueError(
+            f"{spec.asker.name}: the sampler ar_video makes a video block by block and hides the "
+            "model's attention from other nodes; choose another sampler, or bypass this node"
+        )
 
 
 def _check_pair_prompts(active: Iterable[Spec], guider: Any) -> None:
