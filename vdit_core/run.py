@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .attention import ALWAYS_KEPT, MORE_KEPT, Dense, MapMeasures, attend, hiding_text, measure
+from .continuing import check_joins, earlier_data, joined
 from .grid import TokenGrid
 from .plan import UNTOUCHED, AttentionPlan
 from .program import (
@@ -30,7 +31,7 @@ from .program import (
     chosen_heads,
 )
 from .record import Header, Measurement, RecordData
-from .sites import Call, Layout, Site
+from .sites import Call, Evaluation, Layout, Site
 from .thinning import Thinned
 
 
@@ -98,6 +99,7 @@ class Run:
         self.branches: set[str] = set()
         self.measured: dict[Spec, list[Measurement]] = {}
         self.grids: dict[Spec, TokenGrid] = {}
+        self.earlier: dict[Capture, RecordData] = {}
         self.evaluations: Counter[tuple[object, ...]] = Counter()
         self.of_pairs = any(isinstance(s, Edit) and s.change.pairs for s in self.active)
         self.rehearsing = False  # a dense evaluation before the one that counts
@@ -105,6 +107,9 @@ class Run:
         self._suspects: list[tuple[Tensor, str]] = []
         for spec in self.active:
             self._check(spec, batch)
+            if isinstance(spec, Capture) and (data := earlier_data(spec, program)) is not None:
+                self.earlier[spec] = data
+                self._check_joins(spec, data.header.grid)
         check_text(tuple(self.active), layout)
         check_thresholds(tuple(self.active), layout)
         check_blocks(tuple(self.active), layout)
@@ -112,6 +117,12 @@ class Run:
         for spec in program:
             if isinstance(spec, Capture):
                 spec.record.empty()
+
+    def begin(self, evaluation: Evaluation) -> None:
+        """Check the video the model is given, before it computes anything."""
+        for capture in self.earlier:
+            tokens = 0  # how many there are beside the video is not asked here
+            self._check_joins(capture, self.layout.grid(evaluation, tokens))
 
     def call(
         self, site: Site, sigma: float, branches: tuple[str, ...], items: tuple[int, ...]
@@ -172,7 +183,9 @@ class Run:
                 raise RuntimeError(self._never_fired(spec, missing))
         for spec, measurements in self.measured.items():
             assert isinstance(spec, Capture)
-            spec.record.seal(RecordData(self._header(spec), tuple(measurements)))
+            data = RecordData(self._header(spec, self.grids[spec]), tuple(measurements))
+            before = self.earlier.get(spec)
+            spec.record.seal(data if before is None else joined(before, data))
 
     def reports(self) -> list[tuple[Asker, str]]:
         """One line for each node that asked: what it did."""
@@ -182,6 +195,8 @@ class Run:
             line = f"{verb} {sites.total()} calls of {len(sites)} layers"
             if isinstance(spec, Edit) and spec.change.field == "threshold":
                 line += self.thinned.report(sites)
+            if isinstance(spec, Capture) and spec in self.earlier:
+                line += f"; its steps follow {self.earlier[spec].header.steps} of the record before"
             lines.append((spec.asker, line))
         return lines
 
@@ -276,16 +291,20 @@ class Run:
             )
         self.fired[capture][site] += 1
 
-    def _header(self, capture: Capture) -> Header:
+    def _check_joins(self, capture: Capture, grid: TokenGrid) -> None:
+        first, second = self.earlier[capture].header, self._header(capture, grid)
+        check_joins(capture.asker.name, first, second)
+
+    def _header(self, capture: Capture, grid: TokenGrid) -> Header:
         sites = self.layout.of_kind(frozenset({"self", "joint"}))
         return Header(
             self.layout.family,
             len(sites),
             max(site.heads for site in sites),
-            self.grids[capture],
+            grid,
             capture.map_size,
             self.schedule.sigmas,
-            self._window(capture, self.grids[capture]),
+            self._window(capture, grid),
             capture.tau,
             capture.rate,
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import comfy.latent_formats
+import comfy.ldm.wan.ar_model
 import comfy.ldm.wan.model
 import comfy.ldm.wan.model_multitalk as multitalk
 import comfy.model_patcher
@@ -85,8 +85,8 @@ def variant(
         numbers = tiny.CONFIG | {"image_model": "wan2.1", "model_type": kind} | (settings or {})
         return finish(families.patcher(config(numbers), seed))
 
-    facts = {"channels": 16, "patch": (1, 1, 1)} | facts
-    return Variant(name, comfy.ldm.wan.model, make, text_first=False, given=given, **facts)
+    usual = {"module": comfy.ldm.wan.model, "channels": 16, "patch": (1, 1, 1)}
+    return Variant(name, make=make, text_first=False, given=given, **(usual | facts))
 
 
 def video(channels: int = 16, frames: int = FRAMES, rows: int = ROWS, cols: int = COLS) -> Tensor:
@@ -254,6 +254,12 @@ I2V = variant(
     "Wan 2.1 image to video", supported.WAN21_I2V, "i2v", image_to_video_seen, {"in_dim": 36}
 )
 MUSIC = {"music_dim": 32, "music_latent_dim": 32, "audio_inject_layers": [0, 2]}
+CAUSAL = variant(
+    "Causal Forcing, all frames at once",
+    supported.WAN21_CausalAR_T2V,
+    "t2v",
+    module=comfy.ldm.wan.ar_model,
+)
 VARIANTS = (
     variant(
         "Wan 2.2 5B",
@@ -361,5 +367,5 @@ VARIANTS = (
     ),
     variant("Phantom", supported.WAN21_T2V, "t2v", phantom, suffix=2 * PICTURE),
     variant("Bernini", supported.WAN21_T2V, "t2v", context, suffix=FRAMES * PICTURE + 2 * 3),
+    CAUSAL,
 )
-CAUSAL = variant("Causal Forcing", supported.WAN21_CausalAR_T2V, "t2v")

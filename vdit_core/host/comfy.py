@@ -110,6 +110,7 @@ def _evaluated(run: Run, place: _Place, executor: Any, *args: Any, **named: Any)
     noisy, prompt = args[0], args[3]
     tokens = 0 if prompt is None else prompt.shape[1]
     place.evaluation = Evaluation(tuple(noisy.shape), tokens, named)
+    run.begin(place.evaluation)
     if run.needs_rehearsal:
         with run.rehearsal():
             executor(*args, **named)
