@@ -64,8 +64,8 @@ def play(run: Run) -> None:
 
 
 def test_steps_are_counted_over_both_and_every_one_has_its_noise_level() -> None:
-    first, watch = first_record(), capture(None)
-    watch = replace(watch, earlier=first)
+    first = first_record()
+    watch = capture(first)
     run = start(watch)
     play(run)
     data = watch.record.data
