@@ -119,7 +119,8 @@ class Run:
                 spec.record.empty()
 
     def begin(self, evaluation: Evaluation) -> None:
-        """Check the video the model is given, before it computes anything."""
+        """Check what the model is given, before it computes anything."""
+        self.layout.check(evaluation)
         for capture in self.earlier:
             tokens = 0  # how many there are beside the video is not asked here
             self._check_joins(capture, self.layout.grid(evaluation, tokens))

@@ -73,9 +73,9 @@ class Family:
     def spied(self, model: ModelPatcher, monkeypatch: pytest.MonkeyPatch, **how: Any) -> list[Seen]:
         """Every joint or self-attention call of a sampling, seen from outside, in order."""
         spy = Spy(core.attention_pytorch)
-        monkeypatch.setattr(self.module, "optimized_attention", spy)
-        self.sample(model, **how)
-        monkeypatch.setattr(self.module, "optimized_attention", core.optimized_attention)
+        with monkeypatch.context() as patch:
+            patch.setattr(self.module, "optimized_attention", spy)
+            self.sample(model, **how)
         return [seen for seen in spy.seen if seen.q.shape[2] >= VIDEO and not seen.cross]
 
 
@@ -223,6 +223,22 @@ def tiny_cogvideox(seed: int = 0, **more: Any) -> ModelPatcher:
     return patcher(config, seed)
 
 
+def tiny_ltx_video(seed: int = 0, **more: Any) -> ModelPatcher:
+    config = comfy.supported_models.LTXV(
+        {
+            "image_model": "ltxv",
+            "in_channels": 16,
+            "num_attention_heads": HEADS,
+            "attention_head_dim": 16,
+            "cross_attention_dim": 64,
+            "caption_channels": TEXT_WIDTH,
+            "num_layers": LAYERS,
+        }
+        | more
+    )
+    return patcher(config, seed)
+
+
 WAN = Family("Wan", comfy.ldm.wan.model, tiny.tiny_wan, 16, (1, 1, 1), False)
 MOCHI = Family(
     "Mochi",
@@ -237,5 +253,6 @@ HUNYUAN_VIDEO = Family(
     "HunyuanVideo", comfy.ldm.flux.math, tiny_hunyuan_video, 16, (1, 2, 2), True, pooled=20
 )
 COGVIDEOX = Family("CogVideoX", comfy.ldm.cogvideo.model, tiny_cogvideox, 16, (1, 2, 2), True)
+LTX_VIDEO = Family("LTX-Video", core, tiny_ltx_video, 16, (1, 1, 1), False, masked=True)
 JOINT = (MOCHI, HUNYUAN_VIDEO, COGVIDEOX)
-FAMILIES = (WAN, *JOINT)
+FAMILIES = (WAN, *JOINT, LTX_VIDEO)

@@ -11,13 +11,14 @@ def check_origin(data: RecordData, samples: Tensor) -> None:
     """samples: a latent [B, C, F, H, W]. Raises ValueError if its size contradicts the record's.
 
     A token covers patch × patch latent places, with a patch that the record does not know; the
-    model pads what is left over.
+    model pads what is left over. Frames after the video may be guides, the sequence's suffix.
     """
     grid = data.header.grid
     if samples.ndim == 5:
         frames, height, width = samples.shape[2:]
         sizes = [(-(-height // patch), -(-width // patch)) for patch in range(1, 9)]
-        if frames == grid.frames and (grid.rows, grid.cols) in sizes:
+        guides = (frames - grid.frames) * grid.rows * grid.cols
+        if guides in (0, grid.suffix) and (grid.rows, grid.cols) in sizes:
             return
         size = f"{frames} frames of {height} × {width}"
     else:
