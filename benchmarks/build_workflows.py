@@ -18,7 +18,7 @@ from .canvas import Canvas, Group, Socket
 from .server import ComfyServer
 from .stages import Stage
 from .workflow_api import Json
-from .worlds import HUNYUAN_VIDEO, MOCHI, TOY, WAN21, World
+from .worlds import HUNYUAN_VIDEO, MOCHI, TOY, WAN21, WAN22, World
 
 FOLDER = Path(__file__).parent.parent / "workflows"
 TWO_RUN = "exact two-run"
@@ -55,6 +55,30 @@ def attention_maps(canvas: Canvas, world: World, note: str, map_size: int, layer
     with canvas.group(f"The heads of layer {layer}", across=True, colour="ours", below=layers):
         title, file = f"Layer {layer}, each head", f"{world.name}_map_heads"
         _draw(canvas, record, latent, title, file, layer=layer, head="all")
+
+
+def maps_of_two_models(canvas: Canvas, world: World, note: str, switch: int, **chosen: Any) -> None:
+    """Capture attention of a model for high noise and of one for low noise into one record."""
+    stage = Stage(canvas, world, note, {"Prompt": world.prompt})
+    prompt, later = stage.prompts[0], stage.loaded.later
+    with canvas.group(f"High noise: steps 0 to {switch - 1}", colour="ours") as high:
+        first = canvas.add("VDiTCapture", model=stage.model, **chosen)
+        noisy = stage.sample_part(first["MODEL"], prompt, stage.latent, 0, switch)
+    with canvas.group("Low noise: the others", colour="ours"):
+        second = canvas.add("VDiTCapture", model=later, record=first["record"], **chosen)
+        latent = stage.sample_part(second["MODEL"], prompt, noisy, switch, None)
+    with canvas.group("The video, unchanged by watching", colour="result") as video:
+        stage.save(latent, "Video", "attention_maps")
+    record = second["record"]
+    with canvas.group("Keep the record", colour="ours", below=high):
+        file = f"vdit/{world.name}_record"
+        canvas.add("VDiTSaveRecord", record=record, latent=latent, filename_prefix=file)
+    place: dict[str, Group] = {"right_of": video}
+    for noise, step in (("high", switch // 2), ("low", switch + switch // 2)):
+        title = f"Step {step}, {noise} noise"
+        with canvas.group(title, across=True, colour="ours", **place) as above:
+            _draw(canvas, record, latent, title, f"{world.name}_map_{noise}", step=str(step))
+        place = {"below": above}
 
 
 def statistics(canvas: Canvas, world: World, note: str) -> None:
@@ -243,6 +267,15 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
             sparse("70 % dropped, layer 0 spared", "more", 0.7, **WAN_BLOCKS, schedule="0=0"),
             sparse("Middle layer, exact 70 %", "exact", 0.7, layers="mid"),
         ],
+    ),
+    "wan22_attention_maps": lambda c: maps_of_two_models(
+        c,
+        WAN22,
+        notes.WAN22_ATTENTION_MAPS,
+        switch=10,
+        map_size=216,
+        layers="0,10,20,30,39",
+        branch="cond",
     ),
     "mochi_attention_maps": lambda c: attention_maps(
         c, MOCHI, notes.MOCHI_ATTENTION_MAPS, 210, "44"

@@ -41,6 +41,27 @@ class Stage:
         )
         return node["LATENT"]
 
+    def sample_part(
+        self, model: Socket, positive: Socket, latent: Socket, first: int, last: int | None
+    ) -> Socket:
+        """Put a sampler of steps `first` up to `last` on the canvas, None for all that are left."""
+        noise = "enable" if first == 0 else "disable"
+        leftover = "disable" if last is None else "enable"
+        node = self.canvas.add(
+            "KSamplerAdvanced",
+            model=model,
+            positive=positive,
+            negative=self.negative,
+            latent_image=latent,
+            add_noise=noise,
+            noise_seed=self.world.seed,
+            start_at_step=first,
+            end_at_step=last or 10000,
+            return_with_leftover_noise=leftover,
+            **self.world.sampling,
+        )
+        return node["LATENT"]
+
     def save(self, latent: Socket, title: str, file: str) -> Socket:
         """Decode and save a video under a title; returns its frames."""
         images = self.canvas.add("VAEDecode", samples=latent, vae=self.loaded.vae)["IMAGE"]

@@ -8,6 +8,10 @@ WAN = (
     "links are in the loaders' properties.*\n\n"
 )
 
+WAN22 = (
+    "*Wan 2.2 T2V 14B, two models. Missing weights? The front end offers them when you open this "
+    "workflow; the links are in the loaders' properties.*\n\n"
+)
 MOCHI = (
     "*Mochi 1 preview. Missing weights? The front end offers them when you open this workflow; the "
     "links are in the loaders' properties.*\n\n"
@@ -124,6 +128,17 @@ WAN_ATTENTION_MAPS = f"""{WAN}## What does Wan look at?
 frames, fainter with distance (arXiv 2504.10317, Figure 1).
 
 **Try** `layers` = `0,3,19` on VDiT Capture to be faster, `head` = `all` on the map.
+"""
+
+WAN22_ATTENTION_MAPS = f"""{WAN22}## What do its two models look at?
+
+Wan 2.2 has one model for high noise and one for low noise, and a sampler for each. The second
+**VDiT Capture** goes on with the record of the first: one record, steps counted over both.
+
+**Look at** the same layer in both pictures: step 5 is the first model's, step 15 the second's.
+
+**Try** `steps` = `all` and `layers` = `20` on both VDiT Captures, then another `step` on a map.
+`steps` counts each sampler's own steps, the record all of them.
 """
 
 WAN_STATISTICS = f"""{WAN}## Numbers for every layer and head

@@ -13,17 +13,19 @@ from .canvas import Canvas, Socket
 
 HUGGING_FACE = "https://huggingface.co"
 WAN21_FILES = "Comfy-Org/Wan_2.1_ComfyUI_repackaged"
+WAN22_FILES = "Comfy-Org/Wan_2.2_ComfyUI_Repackaged"
 MOCHI_FILES = "Comfy-Org/mochi_preview_repackaged"
 HUNYUAN_FILES = "Comfy-Org/HunyuanVideo_repackaged"
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The three parts of a model."""
+    """The three parts of a model. later: the model of the schedule's later steps, if it has one."""
 
     model: Socket
     clip: Socket
     vae: Socket
+    later: Socket | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,15 @@ def load_wan(canvas: Canvas) -> Loaded:
     clip, vae = _clip(canvas, "wan", text), _vae(canvas, WAN21_FILES, "wan_2.1_vae.safetensors")
     shifted = canvas.add("ModelSamplingSD3", model=model, shift=8.0)["MODEL"]
     return Loaded(shifted, clip, vae)
+
+
+def load_wan22(canvas: Canvas) -> Loaded:
+    names = (f"wan2.2_t2v_{noise}_noise_14B_fp8_scaled.safetensors" for noise in ("high", "low"))
+    models = [_model(canvas, WAN22_FILES, name) for name in names]
+    text = _weights(WAN21_FILES, "text_encoders", "umt5_xxl_fp8_e4m3fn_scaled.safetensors")
+    clip, vae = _clip(canvas, "wan", text), _vae(canvas, WAN22_FILES, "wan_2.1_vae.safetensors")
+    high, low = (canvas.add("ModelSamplingSD3", model=m, shift=8.0)["MODEL"] for m in models)
+    return Loaded(high, clip, vae, low)
 
 
 def load_mochi(canvas: Canvas) -> Loaded:
@@ -138,6 +149,18 @@ WAN21 = World(
     negative="blurry, overexposed, static, worst quality, low quality, watermark, text",
     size={"width": 832, "height": 480, "length": 33, "batch_size": 1},
     sampling={"steps": 30, "cfg": 6.0, "sampler_name": "uni_pc", "scheduler": "simple"},
+    seed=7,
+)
+
+WAN22 = World(
+    name="wan22",
+    load=load_wan22,
+    save=save_mp4(16.0),
+    prompt=WAN21.prompt,
+    target=WAN21.target,
+    negative=WAN21.negative,
+    size=WAN21.size,
+    sampling={"steps": 20, "cfg": 3.5, "sampler_name": "euler", "scheduler": "simple"},
     seed=7,
 )
 

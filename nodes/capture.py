@@ -88,6 +88,14 @@ class VDiTCapture(io.ComfyNode):
                     tooltip="Zoom: which latent frames the maps show, one run of them (0 or 2-4). "
                     "Fewer frames are shown finer, up to single tokens.",
                 ),
+                sockets.Record.Input(
+                    "record",
+                    optional=True,
+                    tooltip="To go on with a record: that of the VDiT Capture on the first "
+                    "sampler's model, where two samplers share one schedule (Wan 2.2: high noise, "
+                    "then low noise). The result holds both, its steps counted over the whole "
+                    "schedule.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The watched model, for a sampler."),
@@ -111,15 +119,16 @@ class VDiTCapture(io.ComfyNode):
         tau: float = 0.3,
         rate: float = 0.7,
         frames: str = "all",
+        record: Record | None = None,
     ) -> io.NodeOutput:
-        record = Record()
+        filled = Record()
         chosen, at = sockets.where(layers, heads), parse_selection(steps, "steps")
         asked = {"sinks": sinks, "structure": structure, "sparsity": sparsity}
         more = tuple(name for name, wanted in asked.items() if wanted)
         shown = None if frames.strip() == "all" else parse_selection(frames, "frames")
         asker = sockets.asker(cls)
-        spec = Capture(asker, chosen, at, record, branch, map_size, more, shown, tau, rate)
-        return io.NodeOutput(attach(model, spec), record)
+        spec = Capture(asker, chosen, at, filled, branch, map_size, more, shown, tau, rate, record)
+        return io.NodeOutput(attach(model, spec), filled)
 
 
 class VDiTSaveRecord(io.ComfyNode):

@@ -21,7 +21,8 @@ class Table:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         mark = item.get_closest_marker("column")
-        if mark is not None and (report.when == "call" or not report.passed):
+        ran = (report.when == "call" or report.failed) and not report.skipped
+        if mark is not None and ran:
             family = _family(item)
             if family is not None:
                 self.outcomes[family, mark.args[0]].append(report.passed)

@@ -60,7 +60,7 @@ class Capture:
     """Measure the maps of chosen heads at chosen steps into a record.
 
     more: which further statistics, names of MORE_KEPT. frames: which latent frames the maps show,
-    a run of them. tau, rate: see Measures.
+    a run of them. tau, rate: see Measures. earlier: a record of the sampling before, to go on with.
     """
 
     asker: Asker
@@ -73,6 +73,7 @@ class Capture:
     frames: Selection | None = None
     tau: float = 0.3
     rate: float = 0.5
+    earlier: Record | None = None
 
     def __post_init__(self) -> None:
         check_branch(self.branch)

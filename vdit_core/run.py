@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .attention import ALWAYS_KEPT, MORE_KEPT, Dense, MapMeasures, attend, hiding_text, measure
+from .continuing import check_joins, earlier_data, joined
 from .grid import TokenGrid
 from .plan import UNTOUCHED, AttentionPlan
 from .program import (
@@ -28,7 +29,7 @@ from .program import (
     chosen_heads,
 )
 from .record import Header, Measurement, RecordData
-from .sites import Call, Excerpt, Layout, Site, in_runs
+from .sites import Call, Evaluation, Excerpt, Layout, Site, in_runs
 from .steps import Clock, Schedule
 from .thinning import Thinned
 
@@ -72,6 +73,7 @@ class Run:
         self.fired: dict[Spec, Counter[Site]] = {spec: Counter() for spec in self.active}
         self.branches: set[str] = set()
         self.measured: dict[Capture, list[tuple[Call, list[Measurement]]]] = {}
+        self.earlier: dict[Capture, RecordData] = {}
         self.clock = Clock(schedule)
         self.ran: set[int] = set()  # evaluations in which the model was not skipped
         self.of_pairs = any(isinstance(s, Edit) and s.change.pairs for s in self.active)
@@ -80,6 +82,9 @@ class Run:
         self._suspects: list[tuple[Tensor, str]] = []
         for spec in self.active:
             self._check(spec, batch)
+            if isinstance(spec, Capture) and (data := earlier_data(spec, program)) is not None:
+                self.earlier[spec] = data
+                self._check_joins(spec, data.header.grid)
         check_text(tuple(self.active), layout)
         check_thresholds(tuple(self.active), layout)
         check_blocks(tuple(self.active), layout)
@@ -87,6 +92,14 @@ class Run:
         for spec in program:
             if isinstance(spec, Capture):
                 spec.record.empty()
+
+    def begin(self, evaluation: Evaluation) -> None:
+        """Check what the model is given, before it computes anything."""
+        self.layout.check(evaluation)
+        for capture, before in self.earlier.items():
+            grid = self.layout.grid(evaluation, 0)  # tokens beside the video are not asked for
+            if grid.video_tokens >= before.header.grid.video_tokens:  # windows are smaller
+                self._check_joins(capture, grid)
 
     def call(
         self,
@@ -151,10 +164,7 @@ class Run:
             if missing := [s for s in self.chosen[spec] if not self.fired[spec][s]]:
                 raise RuntimeError(self._never_fired(spec, missing))
         for capture, measurements in found.items():
-            grids = [m.grid for m in measurements if m.grid is not None]
-            most = max(grids, key=lambda grid: grid.video_tokens)  # regions and windows are smaller
-            labelled = (replace(m, grid=None if m.grid == most else m.grid) for m in measurements)
-            capture.record.seal(RecordData(self._header(capture, most), tuple(labelled)))
+            capture.record.seal(self._sealed(capture, measurements))
 
     def reports(self) -> list[tuple[Asker, str]]:
         """One line for each node that asked: what it did."""
@@ -166,6 +176,8 @@ class Run:
                 line += f"; the model did not run at {skipped} (step caches skip steps)"
             if isinstance(spec, Edit) and spec.change.field == "threshold":
                 line += self.thinned.report(sites)
+            if isinstance(spec, Capture) and spec in self.earlier:
+                line += f"; its steps follow {self.earlier[spec].header.steps} of the record before"
             lines.append((spec.asker, line))
         return lines
 
@@ -274,6 +286,22 @@ class Run:
                 found.append(replace(m, step=step, evaluation=counts[whom]))
                 counts[whom] += 1
         return tuple(found)
+
+    def _sealed(self, capture: Capture, measurements: Sequence[Measurement]) -> RecordData:
+        """The record of a capture, with that of the sampling before if it goes on with one."""
+        grids = [m.grid for m in measurements if m.grid is not None]
+        most = max(grids, key=lambda grid: grid.video_tokens)  # regions and windows are smaller
+        labelled = (replace(m, grid=None if m.grid == most else m.grid) for m in measurements)
+        data = RecordData(self._header(capture, most), tuple(labelled))
+        before = self.earlier.get(capture)
+        if before is None:
+            return data
+        self._check_joins(capture, most)
+        return joined(before, data)
+
+    def _check_joins(self, capture: Capture, grid: TokenGrid) -> None:
+        first, second = self.earlier[capture].header, self._header(capture, grid)
+        check_joins(capture.asker.name, first, second)
 
     def _header(self, capture: Capture, grid: TokenGrid) -> Header:
         sites = self.layout.of_kind(frozenset({"self", "joint"}))

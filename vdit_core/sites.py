@@ -51,13 +51,15 @@ class Layout:
     """What a family knows of one model: its sites by owner module, its layers and their heads.
 
     grid: where the tokens of a sequence lie, from the evaluation and the number of tokens.
-    refiner: a module that mixes the tokens of the text before the layers see them.
+    refiner: a module that mixes the tokens of the text before the layers see them. check: raises
+    ValueError for what a model may be given and this family's calls cannot be labelled with.
     """
 
     family: str
     owners: dict[nn.Module, tuple[Site, ...]]
     grid: Callable[[Evaluation, int], TokenGrid]
     refiner: nn.Module | None = None
+    check: Callable[[Evaluation], None] = lambda _: None
 
     @property
     def sites(self) -> tuple[Site, ...]:

@@ -69,10 +69,9 @@ class Family:
     def spied(self, model: ModelPatcher, monkeypatch: pytest.MonkeyPatch, **how: Any) -> list[Seen]:
         """Every joint or self-attention call of a sampling, seen from outside, in order."""
         spy = Spy(core.attention_pytorch)
-        called = f"{self.module}.optimized_attention"
-        monkeypatch.setattr(called, spy)
-        self.sample(model, **how)
-        monkeypatch.setattr(called, core.optimized_attention)
+        with monkeypatch.context() as patch:
+            patch.setattr(f"{self.module}.optimized_attention", spy)
+            self.sample(model, **how)
         return [seen for seen in spy.seen if seen.q.shape[2] >= VIDEO and not seen.cross]
 
 
@@ -102,7 +101,8 @@ class Spy:
 
     def __call__(self, *args: Any, **named: Any) -> Tensor:
         out = self.function(*args, **named)
-        self.seen.append(Seen(args, named, out))
+        if named.get("transformer_options"):  # else no call of a block
+            self.seen.append(Seen(args, named, out))
         return out
 
 
@@ -113,12 +113,12 @@ def patcher(config: Any, seed: int) -> ModelPatcher:
     model = config.get_model({}, device="cpu")
     torch.manual_seed(seed)
     for name, weight in model.diffusion_model.named_parameters():
-        _draw(name, weight)
+        draw(name, weight)
     offload = comfy.model_management.unet_offload_device()
     return comfy.model_patcher.ModelPatcher(model, device, offload)
 
 
-def _draw(name: str, weight: nn.Parameter) -> None:
+def draw(name: str, weight: nn.Parameter) -> None:
     """Attention far from uniform, and no block switched off."""
     modulation = any(part in name for part in (".mod", "_mod.", "norm1.linear", "norm2.linear"))
     if weight.ndim == 1:
@@ -163,7 +163,7 @@ def tiny_mochi(seed: int = 0, patch: int = 2) -> ModelPatcher:
     for block in model.model.diffusion_model.blocks:  # its class insists on a width of 12,288
         block.mlp_x = FeedForward(64, 128, 8, None, operations=comfy.ops.disable_weight_init)
         for name, weight in block.mlp_x.named_parameters():
-            _draw(name, weight)
+            draw(name, weight)
     return model
 
 
@@ -221,6 +221,22 @@ def tiny_cogvideox(seed: int = 0, **more: Any) -> ModelPatcher:
     return patcher(config, seed)
 
 
+def tiny_ltx_video(seed: int = 0, **more: Any) -> ModelPatcher:
+    config = comfy.supported_models.LTXV(
+        {
+            "image_model": "ltxv",
+            "in_channels": 16,
+            "num_attention_heads": HEADS,
+            "attention_head_dim": 16,
+            "cross_attention_dim": 64,
+            "caption_channels": TEXT_WIDTH,
+            "num_layers": LAYERS,
+        }
+        | more
+    )
+    return patcher(config, seed)
+
+
 WAN = Family("Wan", "comfy.ldm.wan.model", tiny.tiny_wan, 16, (1, 1, 1), False)
 MOCHI = Family(
     "Mochi",
@@ -235,5 +251,6 @@ HUNYUAN_VIDEO = Family(
     "HunyuanVideo", "comfy.ldm.flux.math", tiny_hunyuan_video, 16, (1, 2, 2), True, pooled=20
 )
 COGVIDEOX = Family("CogVideoX", "comfy.ldm.cogvideo.model", tiny_cogvideox, 16, (1, 2, 2), True)
+LTX_VIDEO = Family("LTX-Video", core.__name__, tiny_ltx_video, 16, (1, 1, 1), False, masked=True)
 JOINT = (MOCHI, HUNYUAN_VIDEO, COGVIDEOX)
-FAMILIES = (WAN, *JOINT)
+FAMILIES = (WAN, *JOINT, LTX_VIDEO)

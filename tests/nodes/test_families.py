@@ -18,6 +18,7 @@ from vdit_attention.tests.nodes.families import (
     FAMILIES,
     HUNYUAN_VIDEO,
     JOINT,
+    LTX_VIDEO,
     MOCHI,
     WAN,
     Family,
@@ -42,6 +43,7 @@ SITES = {
     "Mochi": [f"blocks.{n}.attn" for n in range(LAYERS)],
     "HunyuanVideo": ["double_blocks.0", "single_blocks.0", "single_blocks.1"],
     "CogVideoX": [f"blocks.{n}" for n in range(LAYERS)],
+    "LTX-Video": [f"transformer_blocks.{n}.attn1" for n in range(LAYERS)],
 }
 each_joint_family = pytest.mark.parametrize("family", JOINT, ids=lambda family: family.name)
 
@@ -140,7 +142,7 @@ def test_swapped_words_swap_their_tokens(family: Family, monkeypatch: pytest.Mon
 
 
 @pytest.mark.column("text span right")
-@pytest.mark.parametrize("family", [WAN], ids=lambda family: family.name)
+@pytest.mark.parametrize("family", [WAN, LTX_VIDEO], ids=lambda family: family.name)
 def test_models_without_joint_attention_have_no_text_among_their_tokens(family: Family) -> None:
     assert captured(family, family.make(), steps=1).header.grid.text is None
 

@@ -125,11 +125,13 @@ def watched(
     steps: str = "all",
     branch: str = "both",
     map_size: int = 64,
+    earlier: Record | None = None,
 ) -> tuple[ModelPatcher, Record]:
     """The model as VDiT Capture gives it, and its record."""
     where = every_layer(parse_selection(layers, "layers"), parse_selection(heads, "heads"))
     record, at = Record(), parse_selection(steps, "steps")
-    return attach(model, Capture(Asker("Capture"), where, at, record, branch, map_size)), record
+    asked = Capture(Asker("Capture"), where, at, record, branch, map_size, earlier=earlier)
+    return attach(model, asked), record
 
 
 class Seen:

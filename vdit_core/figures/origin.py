@@ -11,7 +11,7 @@ def check_origin(data: RecordData, samples: Tensor) -> None:
     """samples: a latent [B, C, F, H, W]. Raises ValueError if its size contradicts the record's.
 
     A token covers patch × patch latent places, with a patch that the record does not know; the
-    model pads what is left over.
+    model pads what is left over. Frames after the video may be guides, the sequence's suffix.
     """
     grid = data.header.grid
     excerpt = data.measurements[0].excerpt if data.measurements else None
@@ -19,7 +19,8 @@ def check_origin(data: RecordData, samples: Tensor) -> None:
     if samples.ndim == 5:
         frames, height, width = samples.shape[2:]
         sizes = [(-(-height // patch), -(-width // patch)) for patch in range(1, 9)]
-        if frames == whole and (grid.rows, grid.cols) in sizes:
+        guides = (frames - whole) * grid.rows * grid.cols
+        if guides in (0, grid.suffix) and (grid.rows, grid.cols) in sizes:
             return
         size = f"{frames} frames of {height} × {width}"
     else:

@@ -63,7 +63,7 @@ def layer_count(model: ModelPatcher) -> int:
 
 def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     """OUTER_SAMPLE wrapper: one run, exactly as long as this sampling."""
-    guider, noise, sigmas = executor.class_obj, args[0], args[3]
+    guider, (noise, _, sampler, sigmas) = executor.class_obj, args[:4]
     program: Program = guider.model_options["transformer_options"][PROGRAM_KEY]
     sampling = guider.model_patcher.get_model_object("model_sampling")
     schedule = Schedule(tuple(sigmas.tolist()), sampling.percent_to_sigma)
@@ -72,7 +72,7 @@ def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     if not run.active:
         return executor(*args, **kwargs)
     check_pair_prompts(run.active, guider)
-    check_features(run.active, guider, tuple(noise.shape))
+    check_features(run.active, guider, sampler, tuple(noise.shape))
     callback = partial(_called_back, run, args[5])
     with installed(run, guider) as compiled:
         out = executor(*args[:5], callback, *args[6:], **kwargs)
@@ -138,6 +138,7 @@ def _evaluated(run: Run, place: _Place, executor: Any, *args: Any, **named: Any)
     noisy, prompt = args[0], args[3]
     tokens = 0 if prompt is None else prompt.shape[1]
     place.evaluation = Evaluation(tuple(noisy.shape), tokens, named)
+    run.begin(place.evaluation)
     if not run.needs_rehearsal:
         return executor(*args, **named)
     with place.alone:  # one device at a time: rehearsing is a state of the whole run

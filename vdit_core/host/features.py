@@ -22,10 +22,13 @@ def networks(patcher: ModelPatcher) -> list[nn.Module]:
     return [p.model.diffusion_model for p in (patcher, *copies)]
 
 
-def check_features(active: Iterable[Spec], guider: Any, shape: tuple[int, ...]) -> None:
+def check_features(
+    active: Iterable[Spec], guider: Any, sampler: Any, shape: tuple[int, ...]
+) -> None:
     """Raises ValueError, naming node and remedy, for what would go wrong. shape: of the latent."""
     for spec in active:
-        for problem in (_windows(spec, guider, shape), _compiled(guider), _cached(spec, guider)):
+        problems = _hidden(sampler), _windows(spec, guider, shape), _compiled(guider)
+        for problem in (*problems, _cached(spec, guider)):
             if problem:
                 raise ValueError(f"{spec.asker.name}: {problem}")
 
@@ -50,6 +53,16 @@ def excerpt_of(handler: Any, options: dict[str, Any]) -> Excerpt | None:
     for kept in getattr(handler, "latent_retain_index_list", ()):  # frames that every window shows
         frames[kept] = range(window.total_frames)[kept]
     return Excerpt(tuple(frames), window.total_frames)
+
+
+def _hidden(sampler: Any) -> str:
+    """One sampler of core evaluates the model without the options that carry our override."""
+    if getattr(getattr(sampler, "sampler_function", None), "__name__", "") != "sample_ar_video":
+        return ""
+    return (
+        "the sampler ar_video makes a video block by block and hides the model's attention from "
+        "other nodes; choose another sampler, or bypass this node"
+    )
 
 
 def _windows(spec: Spec, guider: Any, shape: tuple[int, ...]) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from ..sites import Layout
-from . import cogvideox, hunyuan_video, mochi, wan
+from . import cogvideox, hunyuan_video, ltx_video, mochi, wan
 
-FAMILIES = (wan, mochi, hunyuan_video, cogvideox)
+FAMILIES = (wan, mochi, hunyuan_video, cogvideox, ltx_video)
 
 
 def find_layout(model: nn.Module) -> Layout:

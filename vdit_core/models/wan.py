@@ -1,7 +1,12 @@
 """Wan 2.1 and 2.2: blocks of self-attention and cross-attention; text stays outside the sequence.
 
-A reference latent puts its tokens before the video, context latents put theirs after it.
-Image-to-video models attend to the image first, then to the text, in one cross-attention module.
+A reference latent puts its tokens before the video or after it, subjects, poses, past motion and
+context latents put theirs after it. Image-to-video models attend to the image first, then to the
+text, in one cross-attention module.
+
+The layers are those of `blocks` in every variant, so that a number means one thing in all of them.
+VACE's own blocks read the control video for them, and modules of audio and faces sit between them:
+they are no layers, are not measured and stay as they are.
 """
 
 from __future__ import annotations

@@ -1,0 +1,162 @@
+"""Wan's variants, through ComfyUI's sampler and with their own inputs given: sites, grid, edits.
+
+They are rows of the table of families. VACE's blocks, cross-attentions to faces, audio and music,
+and tokens beside the video must shift no label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from comfy.model_patcher import ModelPatcher
+from vdit_attention.tests.nodes import tiny
+from vdit_attention.tests.nodes.families import Family, Seen
+from vdit_attention.tests.nodes.tiny import HEADS
+from vdit_attention.tests.nodes.wan_variants import CAUSAL, VARIANTS, Variant
+from vdit_attention.tests.oracle import Case, assert_as_good_as_torch, no_wish
+from vdit_attention.vdit_core.edits.temperature import Temperature
+from vdit_attention.vdit_core.edits.transfer import PairTransfer
+from vdit_attention.vdit_core.grid import TokenGrid
+from vdit_attention.vdit_core.host.comfy import layout_of
+from vdit_attention.vdit_core.pairs import pair_latent, pair_prompts
+
+
+@pytest.fixture(params=VARIANTS, ids=lambda family: family.name, scope="module")
+def family(request: pytest.FixtureRequest) -> Variant:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(family: Variant) -> ModelPatcher:
+    return family.make()
+
+
+def dense(seen: Seen) -> Case:
+    return Case(seen.q, seen.k, seen.v, no_wish(len(seen.q), HEADS))
+
+
+@pytest.mark.column("sites found")
+def test_the_layers_are_the_blocks_that_hold_the_video(
+    family: Variant, model: ModelPatcher
+) -> None:
+    sites = [site for site in layout_of(model).sites if site.kind != "cross"]
+    assert [site.name for site in sites] == [f"blocks.{n}.self_attn" for n in range(family.layers)]
+    assert {site.heads for site in sites} == {HEADS}
+
+
+@pytest.mark.column("sites found")
+def test_a_record_holds_what_went_past_layer_by_layer(
+    family: Variant, model: ModelPatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, record = tiny.watched(model)
+    calls = family.spied(watched, monkeypatch)
+    assert len(calls) >= 2 * family.layers
+    found = iter(record.data.measurements)
+    for index, seen in enumerate(calls):
+        for row, maps in enumerate(dense(seen).true_maps()):
+            m = next(found)
+            assert m.layer == index % family.layers
+            assert m.branch == ("cond", "uncond")[seen.chunks[row]]
+            entropy = torch.special.entr(maps).sum(-1).mean(-1)
+            torch.testing.assert_close(m.measures.entropy.double(), entropy, rtol=1e-4, atol=1e-5)
+    assert next(found, None) is None
+
+
+@pytest.mark.column("grid right")
+@pytest.mark.parametrize("place", [(1, 0, 0), (2, 1, 4), (1, 4, 6)], ids=str)
+def test_a_change_in_one_place_of_the_video_moves_that_token(
+    place: tuple[int, int, int],
+    family: Variant,
+    model: ModelPatcher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frame, row, col = place
+    before = family.spied(model, monkeypatch, steps=1)[0]
+    _, high, wide = family.patch
+    noise: Any = comfy.sample.prepare_noise(family.latent()["samples"], 1)
+    noise[:, :, frame, row * high : (row + 1) * high, col * wide : (col + 1) * wide] = 9
+    monkeypatch.setattr(comfy.sample, "prepare_noise", lambda *_: noise)
+    after = family.spied(model, monkeypatch, steps=1)[0]
+    moved = (before.v != after.v).any(-1).any(1)[0].nonzero()[:, 0]
+    watched, record = tiny.watched(model)
+    family.sample(watched, steps=1)
+    grid = record.data.header.grid
+    assert moved.tolist() == [int(grid.ravel(*map(torch.tensor, place)))]
+    assert grid == TokenGrid(*family.grid, family.prefix, family.suffix)
+
+
+@pytest.mark.column("edits equal dense float64")
+def test_an_edit_is_as_exact_as_plain_torch_in_every_layer(
+    family: Variant, model: ModelPatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = family.spied(tiny.edited(model, Temperature(0.4), heads="0,2"), monkeypatch)
+    assert calls
+    for seen in calls:
+        case = dense(seen)
+        case.wish.temperature[:, [0, 2]] = 0.4
+        assert_as_good_as_torch(seen.out, case)
+
+
+@pytest.mark.column("bypass bit-identical")
+def test_neutral_nodes_and_captures_change_no_bit(family: Variant, model: ModelPatcher) -> None:
+    plain = family.sample(model)
+    assert torch.isfinite(plain).all()
+    assert torch.equal(family.sample(tiny.edited(model, Temperature(1.0))), plain)
+    assert torch.equal(family.sample(tiny.watched(model)[0]), plain)
+    assert not torch.equal(family.sample(tiny.edited(model, Temperature(0.5))), plain)
+    assert torch.equal(family.sample(model), plain)
+
+
+@pytest.mark.column("pairs are true")
+def test_the_source_of_a_pair_is_the_video_of_its_prompt_alone(
+    family: Variant, model: ModelPatcher
+) -> None:
+    if family.name == "InfiniteTalk":
+        pytest.skip("core's audio attention takes no batch of two")
+    source, target = family.prompt(5), family.prompt(6)
+    pair = {"positive": pair_prompts(source, target), "latent": pair_latent(family.latent())}
+    both = family.sample(tiny.edited(model, PairTransfer(1.0), layers="1"), **pair)
+    alone, other = (family.sample(model, positive=prompt) for prompt in (source, target))
+    torch.testing.assert_close(both[:1], alone, rtol=1e-3, atol=1e-3)
+    assert (both[1:] - other).abs().max() > 20 * (both[:1] - alone).abs().max()
+
+
+def test_what_its_nodes_give_reaches_the_model(family: Variant, model: ModelPatcher) -> None:
+    """Or these tests would say nothing of it."""
+    if family.given is dict:
+        pytest.skip("it is given nothing but text")
+    bare = replace(family, given=dict)
+    assert not torch.equal(family.sample(model), bare.sample(model))
+
+
+def test_blocks_that_are_no_layers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """VACE's own blocks attend to all tokens too."""
+    [vace] = [family for family in VARIANTS if family.name == "Wan VACE"]
+    edited = tiny.edited(vace.make(), Temperature(0.4))
+    calls = Family.spied(vace, edited, monkeypatch)
+    for index, seen in enumerate(calls):
+        case = dense(seen)
+        if vace.order[index % 9] is not None:
+            case.wish.temperature[:] = 0.4
+        assert_as_good_as_torch(seen.out, case)
+
+
+def test_a_sampler_that_hides_its_attention_is_refused_before_it_starts() -> None:
+    """It calls the model frame by frame, without the options that carry what our nodes ask."""
+    watched, _ = tiny.watched(CAUSAL.make())
+    evaluations: list[int] = []
+    watched.model.diffusion_model.register_forward_pre_hook(lambda *_: evaluations.append(1))
+    latent = CAUSAL.latent()["samples"]
+    sampler, sigmas = comfy.samplers.ksampler("ar_video"), torch.tensor([1.0, 0.5, 0.0])
+    with pytest.raises(
+        ValueError, match=r"Capture: the sampler ar_video .* choose another sampler"
+    ):
+        comfy.sample.sample_custom(
+            watched, latent, 1.0, sampler, sigmas, CAUSAL.prompt(1), CAUSAL.prompt(2), latent
+        )
+    assert not evaluations
