@@ -85,7 +85,7 @@ def variant(
         numbers = tiny.CONFIG | {"image_model": "wan2.1", "model_type": kind} | (settings or {})
         return finish(families.patcher(config(numbers), seed))
 
-    usual = {"module": comfy.ldm.wan.model, "channels": 16, "patch": (1, 1, 1)}
+    usual = {"module": "comfy.ldm.wan.model", "channels": 16, "patch": (1, 1, 1)}
     return Variant(name, make=make, text_first=False, given=given, **(usual | facts))
 
 
@@ -258,7 +258,7 @@ CAUSAL = variant(
     "Causal Forcing, all frames at once",
     supported.WAN21_CausalAR_T2V,
     "t2v",
-    module=comfy.ldm.wan.ar_model,
+    module="comfy.ldm.wan.ar_model",
 )
 VARIANTS = (
     variant(
