@@ -81,9 +81,12 @@ def told_apart(spy: tiny.Spy, keys: dict[int, Tensor]) -> Iterator[tuple[tiny.Se
         yield own, [seed for (seed,) in found]
 
 
-REGIONS: dict[str, tuple[tiny.Conditioning, dict[tuple[str, int], tuple[int, TokenGrid]]]] = {
+# positive and negative, and the prompt and the grid of each label
+Regions = tuple[tiny.Conditioning, tiny.Conditioning, dict[tuple[str, int], tuple[int, TokenGrid]]]
+REGIONS: dict[str, Regions] = {
     "masks": (
         with_values(1, mask=half(True)) + with_values(3, mask=half(False)),
+        tiny.prompt(2),
         {
             ("cond", 0): (1, TokenGrid(3, ROWS, COLS)),
             ("cond", 1): (3, TokenGrid(3, ROWS, COLS)),
@@ -91,22 +94,33 @@ REGIONS: dict[str, tuple[tiny.Conditioning, dict[tuple[str, int], tuple[int, Tok
         },
     ),
     "areas": (  # ComfyUI then asks for the negative prompt in the area as well
-        tiny.prompt(1) + with_values(3, area=(3, 4, 1, 2)),
+        tiny.prompt(1) + with_values(3, area=(2, 5, 1, 2)),
+        tiny.prompt(2),
         {
             ("cond", 0): (1, TokenGrid(3, ROWS, COLS)),
-            ("cond", 1): (3, TokenGrid(3, 3, 4)),
+            ("cond", 1): (3, TokenGrid(3, 2, 5)),
             ("uncond", 0): (2, TokenGrid(3, ROWS, COLS)),
-            ("uncond", 1): (2, TokenGrid(3, 3, 4)),
+            ("uncond", 1): (2, TokenGrid(3, 2, 5)),
         },
     ),
     "areas alone": (
-        with_values(3, area=(3, 4, 1, 2)) + with_values(1, area=(3, 5, 0, 0)),
+        with_values(3, area=(2, 5, 1, 2)) + with_values(1, area=(3, 5, 0, 0)),
+        tiny.prompt(2),
         {
-            ("cond", 0): (3, TokenGrid(3, 3, 4)),
+            ("cond", 0): (3, TokenGrid(3, 2, 5)),
             ("cond", 1): (1, TokenGrid(3, 3, 5)),
             ("uncond", 0): (2, TokenGrid(3, ROWS, COLS)),
-            ("uncond", 1): (2, TokenGrid(3, 3, 4)),
+            ("uncond", 1): (2, TokenGrid(3, 2, 5)),
             ("uncond", 2): (2, TokenGrid(3, 3, 5)),
+        },
+    ),
+    "an area of the negative prompt": (
+        tiny.prompt(1),
+        with_values(2, area=(2, 5, 1, 2)),
+        {
+            ("cond", 0): (1, TokenGrid(3, ROWS, COLS)),
+            ("cond", 1): (1, TokenGrid(3, 2, 5)),
+            ("uncond", 0): (2, TokenGrid(3, 2, 5)),
         },
     ),
 }
@@ -116,10 +130,10 @@ REGIONS: dict[str, tuple[tiny.Conditioning, dict[tuple[str, int], tuple[int, Tok
 def test_the_prompts_of_a_branch_have_labels_of_their_own(
     name: str, model: ModelPatcher, spy: tiny.Spy
 ) -> None:
-    positive, expected = REGIONS[name]
+    positive, negative, expected = REGIONS[name]
     keys = {seed: text_keys(model, spy, seed) for seed in (1, 2, 3)}
     watched, record = tiny.watched(model)
-    tiny.sample(watched, positive=positive)
+    tiny.sample(watched, positive=positive, negative=negative)
     found = iter(record.data.measurements)
     labels: set[tuple[Any, ...]] = set()
     for own, seeds in told_apart(spy, keys):
@@ -139,10 +153,10 @@ def test_the_prompts_of_a_branch_have_labels_of_their_own(
 def test_an_edit_of_cond_changes_every_prompt_of_it(
     name: str, model: ModelPatcher, spy: tiny.Spy
 ) -> None:
-    positive, _ = REGIONS[name]
+    positive, negative, _ = REGIONS[name]
     keys = {seed: text_keys(model, spy, seed) for seed in (1, 2, 3)}
     changed = tiny.edited(model, Perturb("identity", 1.0), branch="cond")
-    tiny.sample(changed, positive=positive)
+    tiny.sample(changed, positive=positive, negative=negative)
     for own, seeds in told_apart(spy, keys):
         for row, seed in enumerate(seeds):
             same = torch.equal(own.out[row], own.v[row])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from time import sleep
 from typing import Any
 
 import comfy.ldm.modules.attention as core
@@ -239,7 +240,10 @@ def test_pairs_and_thresholds_are_right_on_two_devices(
         how["positive"] = pair_prompts(tiny.prompt(1), tiny.prompt(3))
         how["latent"] = pair_latent(tiny.empty_latent())
     expected = tiny.sample(tiny.edited(model, change), **how)
-    found = tiny.sample(split(tiny.edited(model, change), devices), **how)
+    both = split(tiny.edited(model, change), devices)
+    slow = model.model.diffusion_model.blocks[1].register_forward_pre_hook(lambda *_: sleep(0.05))
+    found = tiny.sample(both, **how)  # the other copy is in its next evaluation by then
+    slow.remove()
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(found, tiny.sample(model, **how), atol=1e-2)
 
