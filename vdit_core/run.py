@@ -114,7 +114,12 @@ class Run:
                 spec.record.empty()
 
     def call(
-        self, site: Site, sigma: float, branches: tuple[str, ...], items: tuple[int, ...]
+        self,
+        site: Site,
+        sigma: float,
+        branches: tuple[str, ...],
+        items: tuple[int, ...],
+        guests: int = 0,
     ) -> Call:
         """Label one execution of a site."""
         step = self.schedule.step(sigma)
@@ -122,7 +127,7 @@ class Run:
         if not self.rehearsing:
             self.evaluations[key] += 1
         self.branches.update(branches)
-        return Call(site, step, max(0, self.evaluations[key] - 1), sigma, branches, items)
+        return Call(site, step, max(0, self.evaluations[key] - 1), sigma, branches, items, guests)
 
     def attend(self, call: Call, x: Operands) -> Tensor | None:
         """Measure and edit one call: the output [B, H, Lq, D], or None to leave it untouched."""

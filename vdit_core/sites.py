@@ -75,6 +75,7 @@ class Call:
     branches: for each batch row "cond", "uncond" (or "cond2", … where a sampler has more).
     items: for each row its place in the user's batch. step: index of sigma in the schedule.
     evaluation: which model evaluation of this step, for samplers that make several.
+    guests: so many of the first rows had a call of their own and are only here as sources.
     """
 
     site: Site
@@ -83,10 +84,13 @@ class Call:
     sigma: float
     branches: tuple[str, ...]
     items: tuple[int, ...]
+    guests: int = 0
 
     def rows(self, branch: str) -> Tensor:
-        """Which rows belong to a branch, [B] bool."""
-        return torch.tensor([branch in ("both", name) for name in self.branches])
+        """Which rows belong to a branch and are no guests, [B] bool."""
+        rows = torch.tensor([branch in ("both", name) for name in self.branches])
+        rows[: self.guests] = False
+        return rows
 
     def source_rows(self) -> Tensor:
         """For each row the row of its pair's source: items 0, 2, 4 … are sources. [B] int64.

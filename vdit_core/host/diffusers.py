@@ -22,7 +22,7 @@ from ..program import Asker, Capture, Edit, Program, Spec, Window, chosen_heads,
 from ..record import Record
 from ..run import Run
 from ..selection import HeadList, every_layer, parse_selection
-from ..sites import Layout, Site
+from ..sites import Evaluation, Layout, Site
 from .diffusers_attention import Listener, ModelCall
 from .diffusers_families import find_layout
 from .diffusers_steps import Steps
@@ -138,8 +138,10 @@ class Watch:
             with run.rehearsal():
                 network(*args, **kwargs)
         branches = tuple(branch for branch in chunks for _ in range(items))
-        call = ModelCall(run, layout, given, sigma, branches, tuple(range(items)) * len(chunks))
-        self._listener.call = call
+        latent, prompt = given["hidden_states"].shape, given["encoder_hidden_states"].shape[1]
+        evaluation = Evaluation(tuple(latent), prompt, given)
+        each = tuple(range(items)) * len(chunks)
+        self._listener.call = ModelCall(run, layout, evaluation, sigma, branches, each)
 
     def _end(self, *_: object) -> None:
         self._listener.call = None

@@ -9,27 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from ..run import Operands, Run
-from ..sites import Layout, Site
+from ..sites import Evaluation, Layout, Site
 
 PARAMETERS = ("query", "key", "value", "attn_mask")  # of the function heard, in this order
 
 
 @dataclass(frozen=True)
 class ModelCall:
-    """One evaluation of a transformer. arguments: by name. branches, items: one for each row."""
+    """One evaluation of a transformer. branches, items: one for each row of its batch."""
 
     run: Run
     layout: Layout
-    arguments: dict[str, Any]
+    evaluation: Evaluation
     sigma: float
     branches: tuple[str, ...]
     items: tuple[int, ...]
@@ -43,6 +44,7 @@ class Listener(TorchFunctionMode):
         self.call: ModelCall | None = None
         self._left: list[Site] = []  # sites of the running owner that are to come
         self._row = 0  # rows of the first of them that came already
+        self._before: Operands | None = None  # those of the last call, if it may have been a source
         self._seen: set[Site] = set()
         self._entered = False
 
@@ -61,12 +63,13 @@ class Listener(TorchFunctionMode):
         if self.call is None:
             return
         self._left, self._row, self._entered = list(sites), 0, True
+        self._before = None
         self.__enter__()
 
     def _leave(self, sites: tuple[Site, ...], _: nn.Module, __: object, output: object) -> None:
         if not self._entered:
             return
-        self._entered = False
+        self._entered, self._before = False, None
         self.__exit__(None, None, None)
         if output is None:  # the module failed
             return
@@ -93,10 +96,15 @@ class Listener(TorchFunctionMode):
     def _attend(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         named = dict(zip(PARAMETERS, args, strict=False)) | kwargs
         call, site, rows = self._taken(named["query"].shape[0])
-        branches, items = call.branches[rows], call.items[rows]
-        label = call.run.call(site, call.sigma, branches, items)
-        out = call.run.attend(label, _operands(function, named, args, call))
-        return function(*args, **kwargs) if out is None else out
+        operands = _operands(function, named, args, call)
+        guests, before = 0, self._before
+        self._before = operands if call.run.of_pairs else None
+        if before is not None and call.items[rows.start] % 2:
+            operands, guests = _after_source(before, operands, site), 1
+        here = slice(rows.start - guests, rows.stop)
+        label = call.run.call(site, call.sigma, call.branches[here], call.items[here], guests)
+        out = call.run.attend(label, operands)
+        return function(*args, **kwargs) if out is None else out[guests:]
 
     def _taken(self, count: int) -> tuple[ModelCall, Site, slice]:
         """Which site is attending, and for which rows: some processors go through them in turn."""
@@ -108,6 +116,22 @@ class Listener(TorchFunctionMode):
             self._left.pop(0)
             self._row = 0
         return self.call, site, rows
+
+
+def _after_source(source: Operands, target: Operands, site: Site) -> Operands:
+    """The last row of a call before this one, put before its target."""
+    if source.q.shape[2] != target.q.shape[2]:
+        raise ValueError(
+            f"{site}: the source has {source.q.shape[2]} tokens here and the target "
+            f"{target.q.shape[2]}, as this model drops the padding of each prompt; a pair needs "
+            "equally many: give both prompts the attention mask of the longer one"
+        )
+    assert source.mask is None and target.mask is None  # who goes row by row drops the padding
+    q, k, v = (
+        torch.cat([before[-1:], own])
+        for before, own in ((source.q, target.q), (source.k, target.k), (source.v, target.v))
+    )
+    return replace(target, q=q, k=k, v=v)
 
 
 def _operands(
@@ -127,5 +151,5 @@ def _operands(
     mask = named.get("attn_mask")
     if mask is not None:
         mask = mask[(None,) * (4 - mask.ndim)]
-    grid = partial(call.layout.grid, call.arguments, q.shape[2])
+    grid = partial(call.layout.grid, call.evaluation, q.shape[2])
     return Operands(q, k, v, mask, named.get("scale"), dense, grid)

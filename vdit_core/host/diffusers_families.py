@@ -5,15 +5,21 @@ Sites are named and numbered as in ComfyUI's trees, whatever diffusers calls the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from diffusers import WanTransformer3DModel
+from diffusers import (
+    CogVideoXTransformer3DModel,
+    HunyuanVideoTransformer3DModel,
+    MochiTransformer3DModel,
+    WanTransformer3DModel,
+)
 from torch import nn
 
-from ..grid import TokenGrid
-from ..models import wan
-from ..sites import Layout, Site
+from ..grid import TokenGrid, in_patches
+from ..models import cogvideox, hunyuan_video, mochi, wan
+from ..sites import Evaluation, Layout, Site
 
 Finder = Callable[[Any], Layout]
 
@@ -41,16 +47,60 @@ def _wan(model: Any) -> Layout:
             image = Site(f"{cross}.image", layer, "cross", heads.heads, 0)
             owners[block.attn2] = image, Site(cross, layer, "cross", heads.heads, 1)
 
-    def grid(call: dict[str, Any], tokens: int) -> TokenGrid:
-        return TokenGrid(*_patches(call["hidden_states"].shape[2:], model.config.patch_size))
-
-    return Layout(wan.NAME, owners, grid)
+    return Layout(wan.NAME, owners, partial(_video_first, model.config.patch_size))
 
 
-def _patches(latent: Any, patch: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Frames, rows and columns of patches in a latent [F, H, W]."""
-    frames, rows, cols = (size // each for size, each in zip(latent, patch, strict=True))
-    return frames, rows, cols
+def _mochi(model: Any) -> Layout:
+    """Video, then the prompt's tokens; rows come one by one, each without its prompt's padding."""
+    owners: dict[nn.Module, tuple[Site, ...]] = {
+        block.attn1: (Site(f"blocks.{layer}.attn", layer, "joint", block.attn1.heads),)
+        for layer, block in enumerate(model.transformer_blocks)
+    }
+    patch = (1, model.config.patch_size, model.config.patch_size)
+    return Layout(mochi.NAME, owners, partial(_video_first, patch))
 
 
-FAMILIES: dict[type[nn.Module], Finder] = {WanTransformer3DModel: _wan}
+def _hunyuan_video(model: Any) -> Layout:
+    """Video, then the prompt's tokens, whose padding a mask hides; double blocks, then single."""
+    named = [(f"double_blocks.{n}", block) for n, block in enumerate(model.transformer_blocks)]
+    single = model.single_transformer_blocks
+    named += [(f"single_blocks.{n}", block) for n, block in enumerate(single)]
+    owners: dict[nn.Module, tuple[Site, ...]] = {
+        block.attn: (Site(name, layer, "joint", block.attn.heads),)
+        for layer, (name, block) in enumerate(named)
+    }
+    patch = (model.config.patch_size_t, model.config.patch_size, model.config.patch_size)
+    return Layout(hunyuan_video.NAME, owners, partial(_video_first, patch))
+
+
+def _cogvideox(model: Any) -> Layout:
+    """The prompt's tokens, padding included, then video; latents are [B, F, C, H, W]."""
+    owners: dict[nn.Module, tuple[Site, ...]] = {
+        block.attn1: (Site(f"blocks.{layer}", layer, "joint", block.attn1.heads),)
+        for layer, block in enumerate(model.transformer_blocks)
+    }
+    patch = (model.config.patch_size_t or 1, model.config.patch_size, model.config.patch_size)
+
+    def grid(evaluation: Evaluation, tokens: int) -> TokenGrid:
+        _, latent_frames, _, *size = evaluation.latent
+        frames, rows, cols = in_patches((latent_frames, *size), patch)
+        text = tokens - frames * rows * cols
+        return TokenGrid(frames, rows, cols, prefix=text, text=(0, text))
+
+    return Layout(cogvideox.NAME, owners, grid)
+
+
+def _video_first(patch: Sequence[int], evaluation: Evaluation, tokens: int) -> TokenGrid:
+    """The grid of a sequence whose other tokens, if there are any, are the prompt's."""
+    frames, rows, cols = in_patches(evaluation.latent, patch)
+    video = frames * rows * cols
+    text = (video, tokens) if tokens > video else None
+    return TokenGrid(frames, rows, cols, suffix=tokens - video, text=text)
+
+
+FAMILIES: dict[type[nn.Module], Finder] = {
+    WanTransformer3DModel: _wan,
+    MochiTransformer3DModel: _mochi,
+    HunyuanVideoTransformer3DModel: _hunyuan_video,
+    CogVideoXTransformer3DModel: _cogvideox,
+}
