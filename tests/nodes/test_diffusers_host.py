@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +15,13 @@ import torch
 from diffusers import (
     CogVideoXDDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    MochiPipeline,
+    MochiTransformer3DModel,
     UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
 )
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import Tensor, nn
 from vdit_attention.vdit_core.edits.gate import Skip
 from vdit_attention.vdit_core.edits.sparsity import Sparsify
@@ -22,8 +30,10 @@ from vdit_attention.vdit_core.edits.transfer import PairTransfer
 from vdit_attention.vdit_core.host.diffusers import capture, edit, watching
 from vdit_attention.vdit_core.host.diffusers_steps import Steps
 from vdit_attention.vdit_core.program import Window
+from vdit_attention.vdit_core.record import load_record
 
 LAYERS = 3
+REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +239,77 @@ def generated(pipe: WanPipeline, guidance: float) -> Tensor:
     ).frames
 
 
+@pytest.fixture(scope="module")
+def mochi() -> MochiTransformer3DModel:
+    torch.manual_seed(0)
+    model = MochiTransformer3DModel(
+        num_attention_heads=4,
+        attention_head_dim=16,
+        num_layers=2,
+        pooled_projection_dim=32,
+        text_embed_dim=24,
+    )
+    return model.eval().requires_grad_(False)
+
+
+def test_a_pipeline_may_compute_both_branches_in_one_batch(mochi: MochiTransformer3DModel) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
+    parts: dict[str, Any] = {"tokenizer": None, "text_encoder": None, "vae": None}
+    pipe = MochiPipeline(**parts, transformer=mochi, scheduler=scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(2)
+    positive, negative = (torch.randn(1, 8, 24, generator=generator) for _ in range(2))
+    look = capture(layers="1", steps="all")
+    with watching(pipe, look):
+        pipe(
+            prompt_embeds=positive,
+            negative_prompt_embeds=negative,
+            prompt_attention_mask=torch.arange(8)[None] < 6,
+            negative_prompt_attention_mask=torch.arange(8)[None] < 3,
+            height=80,
+            width=112,
+            num_frames=13,
+            num_inference_steps=3,
+            output_type="latent",
+        )
+    found = look.record.data
+    spans = [(m.step, m.branch, found.header_of(m).grid.text) for m in found.measurements]
+    video = 3 * 5 * 7
+    lengths = {"uncond": 3, "cond": 6}
+    assert spans == [
+        (step, branch, (video, video + lengths[branch]))
+        for step in range(3)
+        for branch in ("uncond", "cond")
+    ]
+    sigmas = found.header.sigmas
+    assert sigmas[0] == 1.0 and sigmas[-1] == 0.0
+
+
+def test_a_pair_whose_rows_differ_in_length_is_refused(mochi: MochiTransformer3DModel) -> None:
+    """Mochi's processor leaves each prompt's padding out."""
+    text, mask = torch.randn(2, 8, 24), torch.arange(8) < torch.tensor([[6], [3]])
+    pair = watching(mochi, edit(PairTransfer(1.0)))
+    with pytest.raises(ValueError, match="has 111 tokens here and the target 108"), pair:
+        mochi(torch.randn(2, 12, 3, 10, 14), text, torch.ones(2), mask)
+
+
+def test_a_processor_that_drops_rows_is_refused(transformer: WanTransformer3DModel) -> None:
+    class Half(WanAttnProcessor):
+        def __call__(self, attn: Any, hidden_states: Tensor, *args: Any) -> Tensor:
+            out = super().__call__(attn, hidden_states[:1], *args)
+            return torch.cat([out, out])
+
+    attention: Any = transformer.blocks[0].attn1
+    usual = attention.processor
+    attention.set_processor(Half())
+    try:
+        with pytest.raises(RuntimeError, match="for 1 of 2 rows"):
+            with watching(transformer, capture(steps="all")):
+                called(transformer, batch=2)
+    finally:
+        attention.set_processor(usual)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_steps_are_found_among_rounded_timesteps(dtype: torch.dtype) -> None:
     scheduler = flow(50, shift=7.0)
@@ -256,3 +337,16 @@ def test_a_percent_is_a_share_of_the_steps() -> None:
     scheduler.set_timesteps(sigmas=[1.0, 0.8, 0.4, 0.1])
     at = Steps(scheduler, None).schedule.percent_to_sigma
     assert [at(p) for p in (0.0, 0.25, 0.375, 1.0)] == pytest.approx([1.0, 0.8, 0.6, 0.0])
+
+
+def test_the_script_of_the_readme_runs(tmp_path: Path) -> None:
+    text = (REPO / "README.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "script.py").write_text(script, encoding="utf-8")
+    run = [sys.executable, str(REPO / "tests" / "nodes" / "readme_pipeline.py"), "script.py"]
+    environment = os.environ | {"PYTHONPATH": str(REPO)}
+    subprocess.run(run, cwd=tmp_path, env=environment, check=True, timeout=300)
+    record = load_record(tmp_path / "attention.safetensors")
+    assert [(m.layer, m.step, m.branch) for m in record.measurements] == [
+        (layer, 10, branch) for branch in ("cond", "uncond") for layer in (0, 12, 13)
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
+from torch.nn.functional import pad
 from vdit_attention.tests.nodes import converted, tiny
 from vdit_attention.tests.nodes.converted import Inputs, Twins
 from vdit_attention.tests.nodes.families import COGVIDEOX, HUNYUAN_VIDEO, MOCHI, WAN, Family
@@ -20,6 +22,7 @@ from vdit_attention.vdit_core.edits.gate import Skip
 from vdit_attention.vdit_core.edits.perturb import Perturb
 from vdit_attention.vdit_core.edits.sparsity import Sparsify
 from vdit_attention.vdit_core.edits.temperature import Temperature
+from vdit_attention.vdit_core.edits.text import HideText
 from vdit_attention.vdit_core.edits.transfer import PairTransfer
 from vdit_attention.vdit_core.grid import TokenGrid
 from vdit_attention.vdit_core.host.comfy import attach
@@ -36,6 +39,7 @@ EDITS: dict[str, Change] = {
     "uniform": Perturb("uniform", 0.4),
     "transfer": PairTransfer(1.0),
     "transfer in part": PairTransfer(0.5),
+    "hide text": HideText(3),
     "sparse": Sparsify(RATES),
     "sparse, not renormalised": Sparsify(RATES, renormalize=False),
     "sparse, two-run": Sparsify(RATES, "exact two-run"),
@@ -46,9 +50,9 @@ COUNTS = ("coverage", "keys_for_95", "mass_curve", "realised_rate")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation of ComfyUI's model was given, and what it put out."""
+    """What one evaluation of ComfyUI's model was given, told as to diffusers, and its output."""
 
-    given: Inputs
+    told: Inputs
     branches: tuple[str, ...]
     sigma: float
     out: Tensor
@@ -115,10 +119,12 @@ def test_both_classes_compute_the_same(case: Case) -> None:
         assert_close(theirs, mine.out)
 
 
-def test_both_hosts_measure_the_same(case: Case) -> None:
+@pytest.mark.parametrize("name", [None, "transfer"])
+def test_both_hosts_measure_the_same(case: Case, name: str | None) -> None:
     here, there = (capture(steps="all", more=tuple(MORE_KEPT), tau=0.05) for _ in range(2))
-    evaluations = sampled(case, here)
-    repeated(case, evaluations, there)
+    changes = [] if name is None else [edit(EDITS[name], "0,2", "0,2-3")]
+    evaluations = sampled(case, here, *changes)
+    repeated(case, evaluations, there, *changes)
     assert_same_records(here.record.data, there.record.data)
 
 
@@ -126,6 +132,10 @@ def test_both_hosts_measure_the_same(case: Case) -> None:
 def test_both_hosts_edit_the_same(case: Case, name: str) -> None:
     layers = "all" if name.startswith("sparse") else "0,2"
     change = edit(EDITS[name], layers, heads="0,2-3")
+    if name == "hide text" and case.family.name == "Wan":
+        with pytest.raises(ValueError, match="video and text attend together"):
+            repeated(case, sampled(case), change)
+        return
     evaluations = sampled(case, change)
     changed = 0.0
     for mine, theirs, plain in zip(
@@ -142,8 +152,53 @@ def test_both_hosts_edit_the_same(case: Case, name: str) -> None:
     )  # core gives CogVideoX its first noise so loud that nothing matters beside
 
 
+@pytest.mark.parametrize("name", [None, "sharper", "uniform"])
+@pytest.mark.parametrize("make", [mochi, hunyuan_video], ids=lambda make: make.__name__)
+def test_padded_prompts_of_a_batch_are_as_if_alone(
+    make: Callable[[], Case], name: str | None
+) -> None:
+    """diffusers drops or masks the padding, row by row; core samples each prompt by itself."""
+    case = make()
+    *looks, together = (capture(steps="all") for _ in range(3))
+    changes = [] if name is None else [edit(EDITS[name], heads="0,2-3")]
+    alone: list[list[Evaluation]] = []
+    for look, tokens in zip(looks, (4, 7), strict=True):
+        how = {"positive": case.family.prompt(tokens, tokens), "cfg": 1.0}
+        one = replace(case, how=how | {"latent": case.family.latent()})
+        alone.append(sampled(one, look, *changes))
+    pairs = list(zip(*alone, strict=True))
+    outs = repeated(case, [joined(pair) for pair in pairs], together, *changes)
+    for pair, out in zip(pairs, outs, strict=True):
+        assert_close(out, torch.cat([evaluation.out for evaluation in pair]))
+    theirs = together.record.data.measurements
+    for item, look in enumerate(looks):
+        mine = look.record.data.measurements
+        for a, b in zip(mine, (m for m in theirs if m.item == item), strict=True):
+            assert (a.site, a.step) == (b.site, b.step)
+            assert_close(b.measures.pooled_map, a.measures.pooled_map, "pooled_map")
+            assert_close(b.measures.other_mass, a.measures.other_mass, "other_mass")
+
+
+def joined(pair: tuple[Evaluation, ...]) -> Evaluation:
+    """Two evaluations as one of two rows, whose shorter prompt is padded with anything."""
+    told = [evaluation.told for evaluation in pair]
+    length = max(row["encoder_hidden_states"].shape[1] for row in told)
+    given: Inputs = {}
+    for name in told[0]:
+        rows = [row[name] for row in told]
+        if name.startswith("encoder"):
+            missing = [length - x.shape[1] for x in rows]
+            padding = 3.0 if name == "encoder_hidden_states" else 0.0
+            rows = [
+                pad(x, (0, n) if x.ndim == 2 else (0, 0, 0, n), value=padding)
+                for x, n in zip(rows, missing, strict=True)
+            ]
+        given[name] = torch.cat(rows)
+    return replace(pair[0], told=given)
+
+
 def sampled(case: Case, *program: Spec) -> list[Evaluation]:
-    """Sample two videos with guidance in ComfyUI, and note each evaluation of the model."""
+    """Sample in ComfyUI, and note each evaluation of the model."""
     model = case.twins.model
     for spec in program:
         model = attach(model, spec)
@@ -156,11 +211,13 @@ def sampled(case: Case, *program: Spec) -> list[Evaluation]:
         branches = tuple(("cond", "uncond")[i] for i in options["cond_or_uncond"])
         sigma = float(options["sigmas"][0])
         # A two-run edit makes each evaluation twice; the later one counts.
-        evaluations[sigma, branches] = Evaluation(given, branches, sigma, out.clone())
+        evaluations[sigma, branches] = Evaluation(
+            case.twins.told(given), branches, sigma, out.clone()
+        )
 
     handle = network.register_forward_hook(note, with_kwargs=True)
     try:
-        case.family.sample(model, latent=case.family.latent(2), **case.how)
+        case.family.sample(model, **({"latent": case.family.latent(2)} | case.how))
     finally:
         handle.remove()
     return list(evaluations.values())
@@ -176,7 +233,7 @@ def repeated(case: Case, evaluations: list[Evaluation], *program: Spec) -> list[
         for evaluation in evaluations:
             names = sorted(evaluation.branches)
             with transformer.cache_context("_".join(names)):  # as pipelines name their calls
-                out = transformer(**case.twins.told(evaluation.given), return_dict=False)[0]
+                out = transformer(**evaluation.told, return_dict=False)[0]
             outputs.append(case.twins.heard(out))
     return outputs
 

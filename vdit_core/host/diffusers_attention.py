@@ -71,12 +71,12 @@ class Listener(TorchFunctionMode):
             return
         self._entered, self._before = False, None
         self.__exit__(None, None, None)
-        if output is None:  # the module failed
+        if output is None or self.call is None:  # the module failed
             return
         if self._row:
             raise RuntimeError(
-                f"{self._left[0]}: it attended for {self._row} of the batch's rows only, so that "
-                "nobody knows which; switch off what drops rows (FasterCache does)"
+                f"{self._left[0]}: it attended for {self._row} of {len(self.call.items)} rows, and "
+                "nobody knows for which; switch off what drops rows of the batch (FasterCache does)"
             )
         if unheard := [site for site in self._left if site not in self._seen]:
             raise RuntimeError(
