@@ -79,8 +79,9 @@ def test_a_neutral_program_is_bit_identical(transformer: WanTransformer3DModel) 
 
 def test_a_capture_changes_nothing(transformer: WanTransformer3DModel) -> None:
     plain, look = called(transformer), capture(layers="all", steps="all")
-    with watching(transformer, look):
+    with watching(transformer, look) as watch:
         assert torch.equal(called(transformer), plain)
+    assert watch.lines == ["capture: measured 3 calls of 3 layers"]
     assert [m.site for m in look.record.data.measurements] == [
         f"blocks.{layer}.self_attn" for layer in range(LAYERS)
     ]

@@ -73,7 +73,7 @@ def watching(
 
 
 class Watch:
-    """One sampling that is being watched."""
+    """One sampling that is being watched. lines: what each spec did, once it has ended."""
 
     def __init__(
         self, program: Program, model: Any, scheduler: Any | None, branches: Sequence[str] | None
@@ -89,10 +89,11 @@ class Watch:
         self._run: Run | None = None
         self._last_step = 0
         self._wanted: set[Site] = set()
+        self.lines: list[str] = []
         for index, spec in enumerate(program):
             self._wanted |= chosen_heads(spec.where, self._layout).keys()  # raises now if it must
             for asker, message in conflicts(program[:index], spec, self._layout):
-                _tell(asker, message)
+                self._tell(asker, message)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -117,7 +118,7 @@ class Watch:
             )
         self._run.finish()
         for asker, line in self._run.reports():
-            _tell(asker, line)
+            self._tell(asker, line)
 
     def _begin(
         self, layout: Layout, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -179,6 +180,10 @@ class Watch:
             )
         self._last_step = step
 
+    def _tell(self, asker: Asker, text: str) -> None:
+        self.lines.append(f"{asker.name}: {text}")
+        logging.getLogger(__name__).info("%s: %s", asker.name, text)
+
     @contextmanager
     def _hearing_names(self, network: Any) -> Iterator[None]:
         """Note the names pipelines give to model calls, for their caches: "cond" and "uncond"."""
@@ -211,7 +216,3 @@ def _networks(model: Any) -> list[nn.Module]:
     if networks := [part for part in parts if part is not None]:
         return networks
     raise ValueError(f"model: {type(model).__name__} is neither a transformer nor has one")
-
-
-def _tell(asker: Asker, text: str) -> None:
-    logging.getLogger(__name__).info("%s: %s", asker.name, text)

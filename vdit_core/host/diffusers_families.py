@@ -40,13 +40,12 @@ def _wan(model: Any) -> Layout:
     """Video only; image-to-video models attend to the image first, then to the text."""
     owners: dict[nn.Module, tuple[Site, ...]] = {}
     for layer, block in enumerate(model.blocks):
-        own, cross, heads = f"blocks.{layer}.self_attn", f"blocks.{layer}.cross_attn", block.attn1
-        owners[block.attn1] = (Site(own, layer, "self", heads.heads),)
-        owners[block.attn2] = (Site(cross, layer, "cross", heads.heads),)
+        heads, cross = block.attn1.heads, f"blocks.{layer}.cross_attn"
+        owners[block.attn1] = (Site(f"blocks.{layer}.self_attn", layer, "self", heads),)
+        owners[block.attn2] = (Site(cross, layer, "cross", heads),)
         if block.attn2.add_k_proj is not None:
-            image = Site(f"{cross}.image", layer, "cross", heads.heads, 0)
-            owners[block.attn2] = image, Site(cross, layer, "cross", heads.heads, 1)
-
+            image = Site(f"{cross}.image", layer, "cross", heads, 0)
+            owners[block.attn2] = image, Site(cross, layer, "cross", heads, 1)
     return Layout(wan.NAME, owners, partial(_video_first, model.config.patch_size))
 
 

@@ -24,11 +24,10 @@ class Steps:
         else:
             self._timesteps = _timesteps(scheduler)
             sigmas = _noise_levels(scheduler, self._timesteps)
-            first = [
-                i for i, t in enumerate(self._timesteps) if not (self._timesteps[:i] == t).any()
-            ]
+            times: list[float] = self._timesteps.tolist()
+            first = [i for i, time in enumerate(times) if time not in times[:i]]
             self._timesteps = self._timesteps[first]
-            sigmas = [sigmas[i] for i in first] + sigmas[-1:]
+            sigmas = [*(sigmas[i] for i in first), sigmas[-1]]
         self.schedule = Schedule(tuple(sigmas), self._at_percent)
 
     def sigma(self, timestep: Any) -> float:
