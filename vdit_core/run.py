@@ -108,13 +108,14 @@ class Run:
         items: tuple[int, ...],
         prompts: tuple[int, ...] = (),
         excerpt: Excerpt | None = None,
+        guests: int = 0,
     ) -> Call:
         """Label one execution of a site. prompts: () for the first of each branch."""
         clock, prompts = self.clock, prompts or (0,) * len(items)
         self.ran.add(clock.newest)
         self.branches.update(branches)
         at = clock.step, clock.newest, clock.sigma
-        return Call(site, *at, branches, items, prompts, excerpt)
+        return Call(site, *at, branches, items, prompts, excerpt, guests)
 
     def attend(self, call: Call, x: Operands) -> Tensor | None:
         """Measure and edit one call: the output [B, H, Lq, D], or None to leave it untouched."""

@@ -90,6 +90,7 @@ class Call:
     holds sigma. evaluation: of the model, counted over the whole sampling.
     prompts: for each row which prompt of its branch, where regions have prompts of their own.
     excerpt: None where the call sees the whole video.
+    guests: so many of the first rows had a call of their own and are only here as sources.
     """
 
     site: Site
@@ -100,6 +101,7 @@ class Call:
     items: tuple[int, ...]
     prompts: tuple[int, ...] = ()
     excerpt: Excerpt | None = None
+    guests: int = 0
 
     @property
     def whom(self) -> tuple[object, ...]:
@@ -107,8 +109,10 @@ class Call:
         return self.site, self.branches, self.items, self.prompts, self.excerpt
 
     def rows(self, branch: str) -> Tensor:
-        """Which rows belong to a branch, [B] bool."""
-        return torch.tensor([branch in ("both", name) for name in self.branches])
+        """Which rows belong to a branch and are no guests, [B] bool."""
+        rows = torch.tensor([branch in ("both", name) for name in self.branches])
+        rows[: self.guests] = False
+        return rows
 
     def source_rows(self) -> Tensor:
         """For each row the row of its pair's source: items 0, 2, 4 … are sources. [B] int64.

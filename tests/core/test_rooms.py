@@ -1,4 +1,4 @@
-"""Who knows whom: only host and doorways know ComfyUI, and importing the pack needs nothing."""
+"""Who knows whom: only host and doorways know a host, and importing the pack needs nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 CORE = REPO / "vdit_core"
-HOST = {
+COMFYUI = {
     "comfy",
     "comfy_api",
     "comfy_execution",
@@ -21,6 +21,7 @@ HOST = {
     "nodes",
     "server",
 }
+HOSTS = COMFYUI | {"diffusers"}
 TORCH_ONLY = sorted(p for p in CORE.rglob("*.py") if "host" not in p.relative_to(CORE).parts)
 UPPER_ROOMS = {"host", "nodes", "tests", "benchmarks"}
 
@@ -43,14 +44,25 @@ def test_the_rooms_are_there() -> None:
     assert {p.name for p in TORCH_ONLY} >= {"plan.py", "run.py", "record.py", "wan.py", "api.py"}
     assert "comfy.model_patcher.ModelPatcher" in imported(CORE / "host" / "comfy.py")
     assert "vdit_attention.vdit_core.run.Run" in imported(CORE / "host" / "comfy.py")
+    assert "diffusers.WanTransformer3DModel" in imported(CORE / "host" / "diffusers_families.py")
 
 
 @pytest.mark.parametrize("path", TORCH_ONLY, ids=lambda p: str(p.relative_to(CORE)))
 def test_a_torch_only_room_does_not_know_the_host(path: Path) -> None:
     names = imported(path)
-    assert not {name for name in names if name.split(".")[0] in HOST}
+    assert not {name for name in names if name.split(".")[0] in HOSTS}
     own = {tuple(name.split(".")[1:3]) for name in names if name.startswith("vdit_attention.")}
     assert not {room for rooms in own for room in rooms} & UPPER_ROOMS
+
+
+@pytest.mark.parametrize("path", sorted((CORE / "host").rglob("*.py")), ids=lambda p: p.name)
+def test_a_host_does_not_know_the_other(path: Path) -> None:
+    names = imported(path)
+    if path.name.startswith("diffusers"):
+        assert not {name for name in names if name.split(".")[0] in COMFYUI}
+    else:
+        own = "vdit_attention.vdit_core.host.diffusers"
+        assert not {name for name in names if name.startswith(("diffusers", own))}
 
 
 @pytest.mark.parametrize("path", sorted((CORE / "host").rglob("*.py")), ids=lambda p: p.name)
