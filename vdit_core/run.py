@@ -93,13 +93,16 @@ class Run:
             if isinstance(spec, Capture):
                 spec.record.empty()
 
+    def check_latent(self, latent: tuple[int, ...]) -> None:
+        """Check, before sampling, that the whole video [B, C, F, H, W] suits what was captured."""
+        for capture in self.earlier:
+            evaluation = Evaluation(latent, 0, {})
+            tokens = 0  # how many there are beside the video is not asked here
+            self._check_joins(capture, self.layout.grid(evaluation, tokens))
+
     def begin(self, evaluation: Evaluation) -> None:
         """Check what the model is given, before it computes anything."""
         self.layout.check(evaluation)
-        for capture, before in self.earlier.items():
-            grid = self.layout.grid(evaluation, 0)  # tokens beside the video are not asked for
-            if grid.video_tokens >= before.header.grid.video_tokens:  # windows are smaller
-                self._check_joins(capture, grid)
 
     def call(
         self,
@@ -295,10 +298,7 @@ class Run:
         labelled = (replace(m, grid=None if m.grid == most else m.grid) for m in measurements)
         data = RecordData(self._header(capture, most), tuple(labelled))
         before = self.earlier.get(capture)
-        if before is None:
-            return data
-        self._check_joins(capture, most)
-        return joined(before, data)
+        return data if before is None else joined(before, data)
 
     def _check_joins(self, capture: Capture, grid: TokenGrid) -> None:
         first, second = self.earlier[capture].header, self._header(capture, grid)

@@ -21,9 +21,10 @@ from vdit_attention.vdit_core.record import (
     load_record,
     save_record,
 )
-from vdit_attention.vdit_core.run import Operands, Run, Schedule
+from vdit_attention.vdit_core.run import Operands, Run
 from vdit_attention.vdit_core.selection import every_layer, parse_selection
-from vdit_attention.vdit_core.sites import Evaluation, Layout, Site
+from vdit_attention.vdit_core.sites import Layout, Site
+from vdit_attention.vdit_core.steps import Schedule
 
 GRID = TokenGrid(1, 2, 3)
 SITE = Site("blocks.0.self_attn", 0, "self", 2)
@@ -58,7 +59,8 @@ def play(run: Run) -> None:
 
     x = torch.ones(1, 2, 6, 4)
     for sigma in run.schedule.sigmas[:-1]:
-        call = run.call(SITE, sigma, ("cond",), (0,))
+        run.clock.evaluate(sigma)
+        call = run.call(SITE, ("cond",), (0,))
         run.attend(call, Operands(x, x, x, None, None, dense, lambda: GRID))
     run.finish()
 
@@ -140,10 +142,10 @@ def test_noise_levels_may_differ_by_rounding() -> None:
     start(capture(first_record(sigmas=(1.0, 0.9, 0.75 * (1 + 1e-6)))))
 
 
-def test_another_video_is_refused_before_the_model_computes() -> None:
+def test_another_video_is_refused_before_sampling() -> None:
     run = start(capture(first_record(grid=TokenGrid(2, 2, 3))))
     with pytest.raises(ValueError, match="Low: the video is 1 frames of 2 × 3 tokens, but 2 fram"):
-        run.begin(Evaluation((1, 16, 1, 2, 3), 8, {}))
+        run.check_latent((1, 16, 1, 2, 3))
 
 
 def test_a_record_that_is_not_there_yet_is_refused() -> None:

@@ -71,6 +71,7 @@ def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     run = Run(program, layout_of(guider.model_patcher), schedule, noise.shape[0], poll)
     if not run.active:
         return executor(*args, **kwargs)
+    run.check_latent(tuple(noise.shape))
     check_pair_prompts(run.active, guider)
     check_features(run.active, guider, sampler, tuple(noise.shape))
     callback = partial(_called_back, run, args[5])
