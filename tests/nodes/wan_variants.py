@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import comfy.ldm.wan.ar_model
 import comfy.ldm.wan.model
 import comfy.ldm.wan.model_multitalk as multitalk
 import comfy.model_patcher
