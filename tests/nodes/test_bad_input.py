@@ -160,8 +160,8 @@ def test_an_unknown_family_is_named_with_those_we_know() -> None:
     with pytest.raises(ValueError) as error:
         find_layout(torch.nn.Linear(1, 1))
     assert str(error.value) == (
-        "model: Linear is of no family this pack knows (Wan, Mochi, HunyuanVideo, CogVideoX); load "
-        "one of those, or open an issue with the model's name"
+        "model: Linear is of no family this pack knows (Wan, Mochi, HunyuanVideo, CogVideoX, "
+        "LTX-Video); load one of those, or open an issue with the model's name"
     )
 
 
