@@ -81,15 +81,18 @@ def sample(
     cfg: float = 3.0,
     sampler: str = "euler",
     seed: int = 1,
+    noise: Tensor | None = None,
     callback: Callable[..., None] | None = None,
 ) -> Tensor:
-    """What a KSampler node does."""
+    """What a KSampler node does; or with the noise given."""
     latent = latent or empty_latent()
     samples = latent["samples"]
-    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    start: Any = noise
+    if noise is None:
+        start = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
     return comfy.sample.sample(
         model,
-        noise,
+        start,
         steps,
         cfg,
         sampler,
