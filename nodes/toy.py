@@ -17,11 +17,17 @@ class VDiTToyWorld(io.ComfyNode):
             node_id="VDiTToyWorld",
             display_name="VDiT Toy World",
             category="VDiT Attention/toy",
-            search_aliases=["tiny wan", "toy model", "small video model", "demo model"],
+            search_aliases=[
+                "tiny wan",
+                "tiny mochi",
+                "toy model",
+                "small video model",
+                "demo model",
+            ],
             description=(
-                "A tiny Wan video model with its text encoder and VAE, included in this pack: no "
-                "download, runs in seconds without a GPU. It knows coloured shapes that move over "
-                "a grey background and nothing else; what it shows are toy results.\n\n"
+                "A tiny Wan or Mochi video model with its text encoder and VAE, included in this "
+                "pack: no download, runs in seconds without a GPU. It knows coloured shapes that "
+                "move over a grey background and nothing else; what it shows are toy results.\n\n"
                 "Prompt: “a red circle falling on a striped background”.\n"
                 f"Colours: {', '.join(COLOURS)}.\nShapes: {', '.join(SHAPES)}.\n"
                 f"Motions: {', '.join(MOTIONS)}.\nBackgrounds: {', '.join(BACKGROUNDS)}.\n"
@@ -30,10 +36,12 @@ class VDiTToyWorld(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "variant",
-                    options=["wan"],
+                    options=["wan", "mochi"],
                     default="wan",
-                    tooltip="Which toy model. wan: the architecture of Wan 2.1, with 6 layers of "
-                    "4 heads; made for 64 × 64 pixels and 17 frames.",
+                    tooltip="Which toy model. wan: the architecture of Wan 2.1, where text enters "
+                    "by cross-attention. mochi: the architecture of Mochi 1, where video and text "
+                    "share one attention. Both have 6 layers of 4 heads and are made for 64 × 64 "
+                    "pixels and 17 frames.",
                 )
             ],
             outputs=[
@@ -45,7 +53,7 @@ class VDiTToyWorld(io.ComfyNode):
 
     @classmethod
     def execute(cls, variant: str) -> io.NodeOutput:
-        return io.NodeOutput(*load_toy_world())
+        return io.NodeOutput(*load_toy_world(variant=variant))
 
 
 NODES = [VDiTToyWorld]

@@ -81,16 +81,19 @@ def sample(
     cfg: float = 3.0,
     sampler: str = "euler",
     seed: int = 1,
+    noise: Tensor | None = None,
     callback: Callable[..., None] | None = None,
 ) -> Tensor:
-    """What a KSampler node does, in the mode in which ComfyUI runs all nodes."""
+    """What a KSampler node does, in the mode in which ComfyUI runs all nodes; or on given noise."""
     latent = latent or empty_latent()
     samples = latent["samples"]
-    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    start: Any = noise
+    if noise is None:
+        start = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
     with torch.inference_mode():
         return comfy.sample.sample(
             model,
-            noise,
+            start,
             steps,
             cfg,
             sampler,

@@ -1,4 +1,4 @@
-"""Measure the toy world: `python -m …vdit_core.host.toy_evaluation [--json FILE] [--sheet FILE]`.
+"""Measure the toy world: `python -m …vdit_core.host.toy_evaluation [--variant mochi]`.
 
 Samples held-out seeds with random prompts through ComfyUI's sampler, decodes, reads the pictures
 and counts how often each word of the prompt is what can be seen. Accuracies stand beside chance.
@@ -43,11 +43,14 @@ from .toy_sampling import (  # noqa: E402
     sample_latents,
 )
 from .toy_sheet import contact_sheet  # noqa: E402
-from .toy_world import WEIGHTS, load_toy_world  # noqa: E402
+from .toy_world import MODEL_FILES, WEIGHTS, load_toy_world  # noqa: E402
 
 HELD_OUT = 2_000_000_000  # far from the seeds of the training clips
 WORDS = dict(zip(FIELDS, (tuple(COLOURS), SHAPES, BACKGROUNDS, MOTIONS), strict=True))
-LEAST = {"colour": 0.95, "shape": 0.95, "background": 0.95, "motion": 0.90}
+LEAST = {  # mochi, trained far less, is only kept from getting worse
+    "wan": {"colour": 0.95, "shape": 0.95, "background": 0.95, "motion": 0.90},
+    "mochi": {"colour": 0.95, "shape": 0.45, "background": 0.95, "motion": 0.70},
+}
 LEAST_PSNR = 28.0  # dB
 
 
@@ -66,7 +69,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     settings = SamplerSettings(
         options.steps, options.cfg, options.sampler, options.scheduler, options.shift
     )
-    model, clip, vae = load_toy_world(options.folder)
+    model, clip, vae = load_toy_world(options.folder, options.variant)
     scenes = random_scenes(options.seeds, torch.Generator().manual_seed(HELD_OUT))
     seeds = [HELD_OUT + i for i in range(len(scenes))]
     began = time.monotonic()
@@ -76,17 +79,19 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     linear = options.decoder == "linear"
     clips = _decode_linearly(latents) if linear else decode_clips(vae, latents)
     reading = read(clips)
-    checks = [_check(field, reading, scenes) for field in FIELDS]
+    least = LEAST[options.variant]
+    checks = [_check(field, reading, scenes, least[field]) for field in FIELDS]
     if not linear:
         checks.append(_check_vae(vae, options.seeds))
     _say_motions(reading, scenes)
     if options.sheet:
         contact_sheet(clips, scenes, reading).save(options.sheet)
     _say(f"{time.monotonic() - began:.0f} s in all")
-    return {"settings": asdict(settings), "seeds": len(scenes), "checks": checks}
+    measured = {"settings": asdict(settings), "seeds": len(scenes), "checks": checks}
+    return {"variant": options.variant} | measured
 
 
-def _check(field: str, reading: Reading, scenes: list[Scene]) -> dict[str, Any]:
+def _check(field: str, reading: Reading, scenes: list[Scene], least: float) -> dict[str, Any]:
     right = reading.agrees(scenes)[field].float().mean().item()
     chance, unclear = 1 / len(WORDS[field]), (getattr(reading, field) < 0).float().mean().item()
     check = {
@@ -94,11 +99,11 @@ def _check(field: str, reading: Reading, scenes: list[Scene]) -> dict[str, Any]:
         "value": right,
         "unit": "share of clips",
         "chance": chance,
-        "limit": LEAST[field],
-        "ok": right >= LEAST[field],
+        "limit": least,
+        "ok": right >= least,
     }
     _say(
-        f"{field:>11} {right:6.1%}  (chance {chance:.0%}, at least {LEAST[field]:.0%} wanted, "
+        f"{field:>11} {right:6.1%}  (chance {chance:.0%}, at least {least:.0%} wanted, "
         f"unclear {unclear:.1%}) {_verdict(check)}"
     )
     return check
@@ -147,6 +152,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     usual = SamplerSettings()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=WEIGHTS, help="of the safetensors files")
+    parser.add_argument("--variant", choices=list(MODEL_FILES), default="wan")
     parser.add_argument("--seeds", type=int, default=64)
     parser.add_argument("--steps", type=int, default=usual.steps)
     parser.add_argument("--cfg", type=float, default=usual.cfg)

@@ -1,6 +1,7 @@
 """Write the trained toy world as safetensors: `python -m …vdit_core.host.toy_export --folder DIR`.
 
-Takes the averaged weights of the checkpoints `model.pt` and `vae.pt`, which may still be training.
+Takes the averaged weights of the checkpoints `model.pt` (the Wan), `mochi.pt` and `vae.pt`, which
+may still be training. `--parts mochi` writes that one alone.
 """
 
 from __future__ import annotations
@@ -9,28 +10,40 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..toy.config import WAN_CONFIG
+from ..toy.config import MOCHI_CONFIG, MOCHI_MLP_WIDTH, WAN_CONFIG
 from ..toy.text import WORDS, word_vectors
 
 WEIGHTS = Path(__file__).parent.parent / "toy" / "weights"
 
 
-def export_toy_world(checkpoints: Path, folder: Path = WEIGHTS) -> list[str]:
-    """Write the three files into `folder`; return one line about each."""
-    model, model_step = _averaged(checkpoints / "model.pt")
-    vae, vae_step = _averaged(checkpoints / "vae.pt")
-    config = json.dumps({"transformer": WAN_CONFIG})
+PARTS: dict[str, tuple[str, dict[str, object]]] = {  # file, metadata that says how to build it
+    "model": ("toy_wan.safetensors", {"config": {"transformer": WAN_CONFIG}}),
+    "mochi": (
+        "toy_mochi.safetensors",
+        {"toy_mochi": MOCHI_CONFIG | {"mlp_width": MOCHI_MLP_WIDTH}},
+    ),
+    "vae": ("toy_wan_vae.safetensors", {}),
+}
+
+
+def export_toy_world(
+    checkpoints: Path, folder: Path = WEIGHTS, parts: Sequence[str] = tuple(PARTS)
+) -> list[str]:
+    """Write the files of `parts` and the words into `folder`; return one line about each."""
+    averages = {part: _averaged(checkpoints / f"{part}.pt") for part in parts}
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [
-        _write(folder / "toy_wan.safetensors", model, {"config": config, "step": str(model_step)}),
-        _write(folder / "toy_wan_vae.safetensors", vae, {"step": str(vae_step)}),
-    ]
+    lines: list[str] = []
+    for part, (weights, step) in averages.items():
+        name, build = PARTS[part]
+        metadata = {key: json.dumps(value) for key, value in build.items()} | {"step": str(step)}
+        lines.append(_write(folder / name, weights, metadata))
     words = {"words.weight": word_vectors()}
     return [*lines, _write(folder / "toy_text.safetensors", words, {"words": json.dumps(WORDS)})]
 
@@ -60,8 +73,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("toy-training"), help="checkpoints")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     options = parser.parse_args()
-    for line in export_toy_world(options.folder, options.out):
+    for line in export_toy_world(options.folder, options.out, options.parts):
         sys.stdout.write(line + "\n")
 
 

@@ -23,7 +23,8 @@ LATENT_SHAPE = (CHANNELS, 5, 8, 8)  # of one clip: 17 frames of 64 × 64 pixels
 class SamplerSettings:
     """What a KSampler node asks for, with the values that suit the toy world.
 
-    shift: of the noise levels, as in the node ModelSamplingSD3; None leaves the model's own, 8.
+    shift: of the noise levels, as in the node ModelSamplingSD3; None leaves the model's own, 8 in
+    Wan and 6 in Mochi.
     """
 
     steps: int = 20
@@ -78,9 +79,24 @@ def _noise(seed: int) -> Tensor:
 
 
 def encode_prompts(clip: comfy.sd.CLIP, prompts: Sequence[str]) -> list[list[Any]]:
-    """One conditioning whose rows are the prompts."""
-    rows: list[Any] = [clip.encode_from_tokens(clip.tokenize(prompt)) for prompt in prompts]
-    return [[torch.cat(rows), {"pooled_output": None}]]
+    """One conditioning whose rows are the prompts.
+
+    Mochi's batch has one crop, and ComfyUI takes the sum of its masks for it. That hides padding
+    from a single prompt only; here the rows are cropped before, so they must be of one length.
+    """
+    entries = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0] for prompt in prompts]
+    rows: Tensor = torch.cat([entry[0] for entry in entries])
+    if "attention_mask" not in entries[0][1]:
+        return [[rows, {"pooled_output": None}]]
+    mask: Tensor = torch.cat([entry[1]["attention_mask"] for entry in entries])
+    lengths = mask.sum(1).tolist()
+    if len(set(lengths)) > 1:
+        raise ValueError(
+            f"prompts: they have {', '.join(map(str, lengths))} words, but Mochi crops a batch to "
+            "one length; sample prompts of different lengths one at a time"
+        )
+    seen = max(1, lengths[0])
+    return [[rows[:, :seen], {"pooled_output": None, "attention_mask": mask[:, :seen]}]]
 
 
 def decode_clips(vae: comfy.sd.VAE, latents: Tensor, at_once: int = 8) -> Tensor:
@@ -101,8 +117,9 @@ def _shifted(model: ModelPatcher, shift: float) -> ModelPatcher:
     class Sampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
         pass
 
+    usual: Any = model.get_model_object("model_sampling")
     sampling = Sampling(model.model.model_config)
-    sampling.set_parameters(shift=shift, multiplier=1000)
+    sampling.set_parameters(shift=shift, multiplier=usual.multiplier)
     patched = model.clone()
     patched.add_object_patch("model_sampling", sampling)
     return patched

@@ -62,21 +62,30 @@ class ToyTextModel(nn.Module):
     dtypes = frozenset({torch.float32})
     disable_offload = True
 
-    def __init__(self, words: int, width: int, device: Any = None, **_: object) -> None:
+    def __init__(self, words: int, width: int, masked: bool, device: Any = None) -> None:
         super().__init__()
+        self.masked = masked
         self.words = nn.Embedding(words, width, device=device, dtype=torch.float32)
 
-    def encode_token_weights(self, tokens: dict[str, Tokens]) -> tuple[Tensor, None]:
+    def encode_token_weights(
+        self, tokens: dict[str, Tokens]
+    ) -> tuple[Tensor, None] | tuple[Tensor, None, dict[str, Tensor]]:
         """Embed as [B, 16, width]; a word's vector is multiplied by its weight.
 
         The empty prompt is all zeros, so this is ComfyUI's usual weighting (away from the empty
-        prompt). There is no pooled vector.
+        prompt). There is no pooled vector. If `masked`, a mask [B, 16] comes with it: 1 on words, 0
+        on padding.
         """
         out = torch.zeros(len(tokens[KEY]), LENGTH, self.words.embedding_dim)
+        mask = torch.zeros(len(tokens[KEY]), LENGTH, dtype=torch.long)
         for row, prompt in enumerate(tokens[KEY]):
             for place, (index, weight, *_) in enumerate(prompt):
                 out[row, place] = self.words.weight[index].detach() * weight
-        return out.to(comfy.model_management.intermediate_device()), None
+                mask[row, place] = 1
+        device = comfy.model_management.intermediate_device()
+        if self.masked:
+            return out.to(device), None, {"attention_mask": mask.to(device)}
+        return out.to(device), None
 
     def set_clip_options(self, options: dict[str, object]) -> None:
         """Nothing to set: no layers, no projection."""
@@ -88,8 +97,11 @@ class ToyTextModel(nn.Module):
         return self.load_state_dict(weights, strict=False)
 
 
-def load_toy_clip(path: Path) -> comfy.sd.CLIP:
-    """A CLIP from a file with the vectors `words.weight` and the words in its metadata."""
+def load_toy_clip(path: Path, masked: bool = False) -> comfy.sd.CLIP:
+    """A CLIP from a file with the vectors `words.weight` and the words in its metadata.
+
+    masked: whether conditionings say which tokens are padding, as Mochi's do.
+    """
     weights, metadata = comfy.utils.load_torch_file(str(path), return_metadata=True)
     metadata = metadata or {}
     if WEIGHT not in weights or "words" not in metadata:
@@ -98,7 +110,7 @@ def load_toy_clip(path: Path) -> comfy.sd.CLIP:
     count, width = weights[WEIGHT].shape
 
     def model(**options: Any) -> ToyTextModel:
-        return ToyTextModel(count, width, device=options["device"])
+        return ToyTextModel(count, width, masked, device=options["device"])
 
     def tokenizer(**_: object) -> ToyTokenizer:
         return ToyTokenizer(words)

@@ -1,4 +1,4 @@
-"""Load the toy world's three files with ComfyUI's own loaders."""
+"""Load the toy world: a video model of the chosen kind, the text encoder and the VAE."""
 
 from __future__ import annotations
 
@@ -8,17 +8,27 @@ import comfy.sd
 import comfy.utils
 from comfy.model_patcher import ModelPatcher
 
+from .toy_mochi import load_toy_mochi
 from .toy_text import load_toy_clip
 
 WEIGHTS = Path(__file__).parent.parent / "toy" / "weights"
-MODEL_FILE = "toy_wan.safetensors"
+MODEL_FILES = {"wan": "toy_wan.safetensors", "mochi": "toy_mochi.safetensors"}
 VAE_FILE = "toy_wan_vae.safetensors"
 TEXT_FILE = "toy_text.safetensors"
 
 
-def load_toy_world(folder: Path = WEIGHTS) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
-    """MODEL, CLIP and VAE; each call gives fresh ones that share nothing."""
-    model, text, vae = (_existing(folder / f) for f in (MODEL_FILE, TEXT_FILE, VAE_FILE))
+def load_toy_world(
+    folder: Path = WEIGHTS, variant: str = "wan"
+) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
+    """MODEL, CLIP and VAE; each call gives fresh ones that share nothing.
+
+    variant: a key of MODEL_FILES. Text encoder and VAE are the same in all; Mochi's text comes with
+    a mask of its padding, as from ComfyUI's own text encoder for Mochi.
+    """
+    names = (MODEL_FILES[variant], TEXT_FILE, VAE_FILE)
+    model, text, vae = (_existing(folder / name) for name in names)
+    if variant == "mochi":
+        return load_toy_mochi(model), load_toy_clip(text, masked=True), _load_vae(vae)
     return comfy.sd.load_diffusion_model(str(model)), load_toy_clip(text), _load_vae(vae)
 
 

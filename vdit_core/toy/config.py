@@ -1,4 +1,4 @@
-"""Sizes of the toy networks. ComfyUI reads WAN_CONFIG from the model file."""
+"""Sizes of the toy networks. The model files carry theirs: WAN_CONFIG is read by ComfyUI itself."""
 
 from __future__ import annotations
 
@@ -20,4 +20,19 @@ WAN_CONFIG: dict[str, Any] = {
     "num_heads": 4,
     "num_layers": 6,
 }
+MOCHI_CONFIG: dict[str, Any] = {
+    "patch_size": 1,
+    "in_channels": CHANNELS,
+    "learn_sigma": False,
+    "hidden_size_x": 128,
+    "hidden_size_y": 64,
+    "depth": 6,
+    "num_heads": 4,
+    "use_t5": True,
+    "t5_feat_dim": WIDTH,
+    "t5_token_length": LENGTH,
+    "timestep_scale": 1000.0,
+    "qk_norm": True,
+}
+MOCHI_MLP_WIDTH = 256  # between the two layers of each video token's MLP
 VAE_DIM = 8
