@@ -18,7 +18,7 @@ from .canvas import Canvas, Group, Socket
 from .server import ComfyServer
 from .stages import Stage
 from .workflow_api import Json
-from .worlds import HUNYUAN_VIDEO, MOCHI, TOY, WAN21, WAN22, World
+from .worlds import HUNYUAN_VIDEO, MOCHI, TOY, TOY_MOCHI, WAN21, WAN22, World
 
 FOLDER = Path(__file__).parent.parent / "workflows"
 TWO_RUN = "exact two-run"
@@ -239,6 +239,10 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
             sparse("90 % dropped, thresholds from a dense run", "two_run", 0.9, mode=TWO_RUN),
         ],
     ),
+    "toy_mochi_attention_maps": lambda c: attention_maps(
+        c, TOY_MOCHI, notes.TOY_MOCHI_ATTENTION_MAPS, 320, "3"
+    ),
+    "toy_mochi_text": lambda c: text(c, TOY_MOCHI, notes.TOY_MOCHI_TEXT),
     "wan21_attention_maps": lambda c: attention_maps(c, WAN21, notes.WAN_ATTENTION_MAPS, 216, "3"),
     "wan21_statistics": lambda c: statistics(c, WAN21, notes.WAN_STATISTICS),
     "wan21_transfer": lambda c: transfer(c, WAN21, notes.WAN_TRANSFER, "all"),

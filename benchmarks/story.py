@@ -93,6 +93,21 @@ CHAPTERS = (
         "small weights most.",
     ),
     Chapter(
+        "toy_mochi_attention_maps",
+        "Video and text in one map",
+        "The tiny Mochi attends to video and text together. The blue strip beside a map is how "
+        "much each place looks at the prompt.",
+        first="sheets",
+        more="The video, which watching does not change",
+    ),
+    Chapter(
+        "toy_mochi_text",
+        "Fewer words",
+        "The tiny Mochi with its whole prompt, with the features of the first word alone, and with "
+        "the other words only hidden from attention: what it pools from the prompt stays.",
+        more="Frame by frame",
+    ),
+    Chapter(
         "toy_load_record",
         "Look again later",
         "A record is a file. These maps were drawn from it without a model and without sampling.",

@@ -64,6 +64,29 @@ Run **toy_attention_maps** first: its VDiT Save Record writes the file this work
 **Try** `layer` = `all` and `head` = `mean`, or your own record. Press **R** to see new files.
 """
 
+TOY_MOCHI_ATTENTION_MAPS = f"""{TOY}## Video and text in one map
+
+The tiny Mochi: video and text attend to each other together, in one map of 320 video tokens and the
+words of the prompt.
+
+**Look at** the blue strip beside each map: how much each place looks at the text. In Wan there is
+no such strip; its text enters by attention of its own.
+
+**Try** `head` = `mean`, or another `step` after `steps` = `0,mid,-1` on VDiT Capture.
+"""
+
+TOY_MOCHI_TEXT = f"""{TOY}## How many words does it need?
+
+**VDiT First Text Token** removes the features of all words but the first; **VDiT Hide Text** only
+hides them from attention, and what the model pools from the whole prompt stays.
+
+**Look at** the second and the third video: a model that pools its text can know words that nothing
+attends to. The paper finds Mochi's videos little changed (arXiv 2504.10317, §3.2); this tiny model
+was trained on six words, each of which matters.
+
+**Try** `tokens` = 2 or 3: the prompt begins with “a red circle”.
+"""
+
 TRANSFER = f"""{TOY}## One video's maps, another's words
 
 Source and target are sampled **side by side from the same noise**. In layers 1 to 4 the target

@@ -6,7 +6,7 @@ File names and links are those of core's own templates and example pages.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .canvas import Canvas, Socket
@@ -48,9 +48,12 @@ class World:
     guidance: float | None = None
 
 
-def load_toy(canvas: Canvas) -> Loaded:
-    world = canvas.add("VDiTToyWorld")
-    return Loaded(world["MODEL"], world["CLIP"], world["VAE"])
+def load_toy(variant: str) -> Callable[[Canvas], Loaded]:
+    def load(canvas: Canvas) -> Loaded:
+        world = canvas.add("VDiTToyWorld", variant=variant)
+        return Loaded(world["MODEL"], world["CLIP"], world["VAE"])
+
+    return load
 
 
 def save_webp(canvas: Canvas, images: Socket, title: str, file: str) -> None:
@@ -130,7 +133,7 @@ def _weights(repository: str, directory: str, name: str) -> dict[str, str]:
 
 TOY = World(
     name="toy",
-    load=load_toy,
+    load=load_toy("wan"),
     save=save_webp,
     prompt="a red circle falling on a striped background",
     target="a blue circle falling on a striped background",
@@ -139,6 +142,8 @@ TOY = World(
     sampling={"steps": 20, "cfg": 2.0, "sampler_name": "euler", "scheduler": "simple"},
     seed=3,
 )
+
+TOY_MOCHI = replace(TOY, name="toy_mochi", load=load_toy("mochi"))
 
 WAN21 = World(
     name="wan21",
