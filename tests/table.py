@@ -10,7 +10,7 @@ import pytest
 
 
 class Table:
-    """A pytest plugin. Tests marked `column(name)` fill its cells, by their parameter `family`."""
+    """A pytest plugin. Tests marked `column(name)` fill its cells, by their family or case."""
 
     def __init__(self) -> None:
         self.outcomes: defaultdict[tuple[str, str], list[bool]] = defaultdict(list)
@@ -48,6 +48,5 @@ class Table:
 
 
 def _family(item: pytest.Function) -> str | None:
-    callspec = getattr(item, "callspec", None)
-    family = callspec.params.get("family") if callspec else None
-    return getattr(family, "name", family)
+    family = item.funcargs.get("family") or getattr(item.funcargs.get("case"), "family", None)
+    return getattr(family, "name", None)

@@ -30,6 +30,7 @@ from vdit_attention.vdit_core.host.diffusers import capture, edit, watching
 from vdit_attention.vdit_core.program import Spec
 from vdit_attention.vdit_core.record import RecordData
 
+pytestmark = pytest.mark.column("agrees with diffusers")
 RATES = (0.5, 0.0, 0.75)
 EDITS: dict[str, Change] = {
     "sharper": Temperature(0.6),
