@@ -5,6 +5,7 @@ Which frames a call sees is told from outside: each is looked up in the whole no
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,8 @@ def test_a_measurement_says_which_frames_it_saw(
 
 
 def test_a_frame_that_every_window_shows_is_named(model: ModelPatcher, windows: Windows) -> None:
+    if "latent_retain_index_list" not in signature(ContextWindowsManualNode.execute).parameters:
+        pytest.skip("Context Windows of this ComfyUI retain no frames")
     retaining = cut(model, latent_retain_index_list="1")
     watched, record = tiny.watched(retaining, layers="0", branch="cond")
     calls = [frames for frames, seen in windows.sample(watched) if seen.layer == 0]
@@ -147,7 +150,8 @@ def test_readers_show_one_window_in_all_layers_and_say_which(
             check_origin(data, tiny.empty_latent(frames=3)["samples"])
     last = max(record.data.measurements, key=lambda m: m.excerpt.frames if m.excerpt else ())
     axis = FrameAxis.of(record.data.header_of(last), last.excerpt, 300)
-    assert axis.labels(room=10)[1] == ["5", "6"]
+    assert last.excerpt is not None
+    assert axis.labels(room=10)[1] == [str(frame) for frame in last.excerpt.frames]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
