@@ -12,7 +12,7 @@ from ..vdit_core.host.comfy import attach
 from ..vdit_core.pairs import Latent
 from ..vdit_core.program import Capture
 from ..vdit_core.record import Record, load_record, save_record
-from ..vdit_core.selection import parse_selection
+from ..vdit_core.selection import parse_selection, parse_where
 from . import sockets
 
 _MORE = {
@@ -122,7 +122,7 @@ class VDiTCapture(io.ComfyNode):
         record: Record | None = None,
     ) -> io.NodeOutput:
         filled = Record()
-        chosen, at = sockets.where(layers, heads), parse_selection(steps, "steps")
+        chosen, at = parse_where(layers, heads), parse_selection(steps, "steps")
         asked = {"sinks": sinks, "structure": structure, "sparsity": sparsity}
         more = tuple(name for name, wanted in asked.items() if wanted)
         shown = None if frames.strip() == "all" else parse_selection(frames, "frames")

@@ -10,7 +10,7 @@ from ..vdit_core.edits.perturb import MAPS, Perturb
 from ..vdit_core.edits.sparsity import MODES, Sparsify
 from ..vdit_core.edits.temperature import Temperature
 from ..vdit_core.host.comfy import layer_count
-from ..vdit_core.selection import parse_heads, parse_values
+from ..vdit_core.selection import parse_heads, parse_values, parse_where
 from . import sockets
 
 
@@ -59,7 +59,7 @@ class VDiTTemperature(io.ComfyNode):
         branch: str,
         region: str = "all",
     ) -> io.NodeOutput:
-        change, where = Temperature(temperature, region), sockets.where(layers, heads)
+        change, where = Temperature(temperature, region), parse_where(layers, heads)
         return sockets.edited(cls, model, change, where, start_percent, end_percent, branch)
 
 
@@ -154,7 +154,7 @@ class VDiTPerturb(io.ComfyNode):
         branch: str,
         region: str = "all",
     ) -> io.NodeOutput:
-        change, where = Perturb(map, strength, region), sockets.where(layers, heads)
+        change, where = Perturb(map, strength, region), parse_where(layers, heads)
         return sockets.edited(cls, model, change, where, start_percent, end_percent, branch)
 
 
@@ -251,7 +251,7 @@ class VDiTSparsity(io.ComfyNode):
         rates = parse_values(schedule).resolve(layer_count(model), sparsity)
         whole = renormalize or mode == "block"
         change = Sparsify(rates, mode, whole, block_size, reuse_steps, region)
-        where = sockets.where(layers, heads)
+        where = parse_where(layers, heads)
         return sockets.edited(cls, model, change, where, start_percent, end_percent, branch)
 
 

@@ -9,7 +9,7 @@ from ..vdit_core.edits import Change
 from ..vdit_core.host.comfy import attach
 from ..vdit_core.plan import REGIONS
 from ..vdit_core.program import Asker, Edit, Window
-from ..vdit_core.selection import HeadList, every_layer, parse_selection
+from ..vdit_core.selection import HeadList
 from ..vdit_core.sites import BRANCHES
 
 CATEGORY = "VDiT Attention"
@@ -70,10 +70,6 @@ def region_input(optional: bool = True) -> io.Combo.Input:
 
 def strength_input(meaning: str) -> io.Float.Input:
     return io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.05, tooltip=meaning)
-
-
-def where(layers: str, heads: str) -> HeadList:
-    return every_layer(parse_selection(layers, "layers"), parse_selection(heads, "heads"))
 
 
 def asker(node: type[io.ComfyNode]) -> Asker:

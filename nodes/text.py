@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..vdit_core.edits.text import HideText
 from ..vdit_core.pairs import Conditioning
 from ..vdit_core.prompts import first_tokens
+from ..vdit_core.selection import parse_where
 from . import sockets
 
 
@@ -85,7 +86,7 @@ class VDiTHideText(io.ComfyNode):
         end_percent: float,
         branch: str,
     ) -> io.NodeOutput:
-        change, where = HideText(tokens), sockets.where(layers, heads)
+        change, where = HideText(tokens), parse_where(layers, heads)
         return sockets.edited(cls, model, change, where, start_percent, end_percent, branch)
 
 

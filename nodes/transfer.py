@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ..vdit_core.edits.transfer import PairTransfer
 from ..vdit_core.pairs import Conditioning, Latent, pair_latent, pair_prompts, split_pair
+from ..vdit_core.selection import parse_where
 from . import sockets
 
 
@@ -98,7 +99,7 @@ class VDiTTransfer(io.ComfyNode):
         end_percent: float,
         branch: str,
     ) -> io.NodeOutput:
-        change, where = PairTransfer(strength, region), sockets.where(layers, heads)
+        change, where = PairTransfer(strength, region), parse_where(layers, heads)
         return sockets.edited(cls, model, change, where, start_percent, end_percent, branch)
 
 

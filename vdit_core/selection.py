@@ -108,6 +108,11 @@ def every_layer(layers: Selection, heads: Selection) -> HeadList:
     return HeadList(f"{layers.text}:{heads.text}", ((layers, heads),))
 
 
+def parse_where(layers: str, heads: str) -> HeadList:
+    """Parse layers and heads that were written apart: these heads in each of these layers."""
+    return every_layer(parse_selection(layers, "layers"), parse_selection(heads, "heads"))
+
+
 def parse_heads(text: str) -> HeadList:
     """Parse `layers:heads; layers:heads`, such as `46:*; 44:3`, or `none`."""
     if text.strip() == "none":

@@ -17,7 +17,7 @@ from vdit_attention.vdit_core.edits import Change
 from vdit_attention.vdit_core.host.comfy import attach
 from vdit_attention.vdit_core.program import Asker, Capture, Edit, Window
 from vdit_attention.vdit_core.record import Record
-from vdit_attention.vdit_core.selection import every_layer, parse_selection
+from vdit_attention.vdit_core.selection import parse_selection, parse_where
 
 LAYERS, HEADS, WIDTH = 3, 4, 16
 FRAMES, ROWS, COLS = 3, 5, 7
@@ -117,7 +117,7 @@ def edited(
     branch: str = "both",
 ) -> ModelPatcher:
     """The model as an edit node gives it."""
-    where = every_layer(parse_selection(layers, "layers"), parse_selection(heads, "heads"))
+    where = parse_where(layers, heads)
     return attach(model, Edit(Asker("Edit"), change, where, window, branch))
 
 
@@ -131,7 +131,7 @@ def watched(
     earlier: Record | None = None,
 ) -> tuple[ModelPatcher, Record]:
     """The model as VDiT Capture gives it, and its record."""
-    where = every_layer(parse_selection(layers, "layers"), parse_selection(heads, "heads"))
+    where = parse_where(layers, heads)
     record, at = Record(), parse_selection(steps, "steps")
     asked = Capture(Asker("Capture"), where, at, record, branch, map_size, earlier=earlier)
     return attach(model, asked), record

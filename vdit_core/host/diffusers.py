@@ -21,34 +21,30 @@ from ..edits import Change
 from ..program import Asker, Capture, Edit, Program, Spec, Window, chosen_heads, conflicts
 from ..record import Record
 from ..run import Run
-from ..selection import HeadList, every_layer, parse_selection
+from ..selection import parse_selection, parse_where
 from ..sites import Evaluation, Layout, Site
 from .diffusers_attention import Listener, ModelCall
 from .diffusers_families import find_layout
 from .diffusers_steps import Steps
 
-WHOLE = Window()
+ALWAYS = Window()
 
 
 def capture(layers: str = "all", heads: str = "all", steps: str = "mid", **more: Any) -> Capture:
     """Ask for measurements, found in the spec's `record` later. more: other fields of `Capture`."""
     at = parse_selection(steps, "steps")
-    return Capture(Asker("capture"), _where(layers, heads), at, Record(), **more)
+    return Capture(Asker("capture"), parse_where(layers, heads), at, Record(), **more)
 
 
 def edit(
     change: Change,
     layers: str = "all",
     heads: str = "all",
-    window: Window = WHOLE,
+    window: Window = ALWAYS,
     branch: str = "both",
 ) -> Edit:
     """Ask for a change of chosen layers and heads."""
-    return Edit(Asker(type(change).__name__), change, _where(layers, heads), window, branch)
-
-
-def _where(layers: str, heads: str) -> HeadList:
-    return every_layer(parse_selection(layers, "layers"), parse_selection(heads, "heads"))
+    return Edit(Asker(type(change).__name__), change, parse_where(layers, heads), window, branch)
 
 
 @contextmanager
