@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from comfy_api.latest import io, ui
@@ -11,6 +11,7 @@ from ..vdit_core.figures import STATISTICS, attention_map, draw_statistic
 from ..vdit_core.figures.colours import SCALES
 from ..vdit_core.figures.origin import check_origin
 from ..vdit_core.figures.panels import captured_items
+from ..vdit_core.figures.table import Table
 from ..vdit_core.pairs import Latent
 from ..vdit_core.record import Record
 from ..vdit_core.selection import parse_selection
@@ -119,6 +120,7 @@ class VDiTStatistics(io.ComfyNode):
             outputs=[
                 io.Image.Output(tooltip="The picture, one for each video of the batch."),
                 io.String.Output("report", tooltip="The numbers as a table, layer by layer."),
+                sockets.csv_output(),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
@@ -144,7 +146,8 @@ class VDiTStatistics(io.ComfyNode):
         )
         drawn = [draw(item=item) for item in captured_items(record.data)]
         image, report = torch.cat([d.image for d in drawn]), "\n\n".join(d.report for d in drawn)
-        return io.NodeOutput(image, report, ui=ui.PreviewImage(image, cls=cls))
+        table = reduce(Table.__add__, (d.table for d in drawn))
+        return io.NodeOutput(image, report, table.csv(), ui=ui.PreviewImage(image, cls=cls))
 
 
 def _record_inputs() -> list[io.Input]:

@@ -72,6 +72,14 @@ def strength_input(meaning: str) -> io.Float.Input:
     return io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.05, tooltip=meaning)
 
 
+def csv_output() -> io.String.Output:
+    return io.String.Output(
+        "csv",
+        tooltip="Every number with its labels, as comma-separated values: core's Save Text writes "
+        "them to a file for a spreadsheet or a paper.",
+    )
+
+
 def asker(node: type[io.ComfyNode]) -> Asker:
     """The node as it is called in messages, and where to show them."""
     return Asker(node.define_schema().display_name, node.hidden.unique_id)

@@ -169,6 +169,18 @@ def test_curves_are_tabled_at_some_places(data: RecordData) -> None:
     assert len(table(draw(data, "mass by spatial distance").report)[4]) == 8
 
 
+@pytest.mark.parametrize("statistic", ["coverage", "mass by frame distance"])
+def test_the_table_for_papers_has_every_number_of_each_head(
+    statistic: str, data: RecordData
+) -> None:
+    drawn, asked = draw(data, statistic), QUANTITIES[statistic]
+    first = data.measurements[0]
+    numbers = asked.read(data.header, first.measures)
+    mine = [row for row in drawn.table.rows if row[3] == first.layer]
+    assert [row[4] for row in mine[:: numbers[0].numel()]] == list(first.heads)
+    assert [row[-1] for row in mine] == pytest.approx(numbers.flatten().tolist())
+
+
 def test_each_video_of_the_batch_has_its_own_numbers(data: RecordData) -> None:
     second = tuple(replace(m, item=1, layer=m.layer) for m in reversed(data.measurements))
     both = replace(data, measurements=data.measurements + second)

@@ -123,8 +123,9 @@ def test_a_statistic_is_a_picture_a_preview_and_a_table(
     capture: tuple[Record, Latent], previews: Path
 ) -> None:
     output = read(*capture)
-    image, report = output.result
+    image, report, csv = output.result
     assert image.ndim == 4 and image.shape[0] == 1 and image.shape[3] == 3
+    assert csv.startswith("video,step,branch,layer,head,entropy share (%)\n0,")
     assert "Entropy share (%)" in report and len(report.splitlines()) == 7
     shown = output.ui.as_dict()["images"]
     assert [(previews / found["filename"]).is_file() for found in shown] == [True]
@@ -133,8 +134,9 @@ def test_a_statistic_is_a_picture_a_preview_and_a_table(
 def test_each_video_of_the_batch_has_its_picture_and_table() -> None:
     record, latent = captured(batch=2, sparsity=True, structure=True, sinks=True)
     for statistic in STATISTICS:
-        image, report = read(record, latent, statistic=statistic).result
+        image, report, csv = read(record, latent, statistic=statistic).result
         assert image.shape[0] == 2
+        assert {line[:2] for line in csv.splitlines()[1:]} == {"0,", "1,"}
         assert "video 0" in report and "video 1" in report
 
 
