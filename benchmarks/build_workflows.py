@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from . import workflow_notes as notes
-from .canvas import Canvas, Group, Socket
+from .canvas import Canvas, Group
 from .server import ComfyServer
-from .stages import Stage
+from .stages import Stage, compare, draw, tell
 from .workflow_api import Json
 from .worlds import HUNYUAN_VIDEO, MOCHI, TOY, TOY_MOCHI, WAN21, WAN22, World
 
@@ -51,10 +51,10 @@ def attention_maps(canvas: Canvas, world: World, note: str, map_size: int, layer
         file = f"vdit/{world.name}_record"
         canvas.add("VDiTSaveRecord", record=record, latent=latent, filename_prefix=file)
     with canvas.group("Every layer", across=True, colour="ours", right_of=video) as layers:
-        _draw(canvas, record, latent, "All layers, mean of their heads", f"{world.name}_map_layers")
+        draw(canvas, record, latent, "All layers, mean of their heads", f"{world.name}_map_layers")
     with canvas.group(f"The heads of layer {layer}", across=True, colour="ours", below=layers):
         title, file = f"Layer {layer}, each head", f"{world.name}_map_heads"
-        _draw(canvas, record, latent, title, file, layer=layer, head="all")
+        draw(canvas, record, latent, title, file, layer=layer, head="all")
 
 
 def maps_of_two_models(canvas: Canvas, world: World, note: str, switch: int, **chosen: Any) -> None:
@@ -77,7 +77,7 @@ def maps_of_two_models(canvas: Canvas, world: World, note: str, switch: int, **c
     for noise, step in (("high", switch // 2), ("low", switch + switch // 2)):
         title = f"Step {step}, {noise} noise"
         with canvas.group(title, across=True, colour="ours", **place) as above:
-            _draw(canvas, record, latent, title, f"{world.name}_map_{noise}", step=str(step))
+            draw(canvas, record, latent, title, f"{world.name}_map_{noise}", step=str(step))
         place = {"below": above}
 
 
@@ -94,7 +94,7 @@ def statistics(canvas: Canvas, world: World, note: str) -> None:
     place: dict[str, Group] = {"right_of": above}
     for title, statistic in SHOWN.items():
         with canvas.group(title, across=True, colour="ours", **place) as above:
-            _tell(canvas, capture["record"], latent, title, statistic, world.name)
+            tell(canvas, capture["record"], latent, title, statistic, world.name)
         place = {"below": above}
 
 
@@ -107,7 +107,7 @@ def load_record(canvas: Canvas, world: World) -> None:
         record = canvas.add("VDiTLoadRecord", file=file, wide=420)["record"]
     with canvas.group("Draw", across=True, colour="ours"):
         title, name = "The last layer, each head", f"{world.name}_map_from_file"
-        _draw(canvas, record, None, title, name, layer="-1", head="all")
+        draw(canvas, record, None, title, name, layer="-1", head="all")
 
 
 def transfer(canvas: Canvas, world: World, note: str, layers: str) -> None:
@@ -130,9 +130,9 @@ def transfer(canvas: Canvas, world: World, note: str, layers: str) -> None:
     with canvas.group("Without transfer", across=True, colour="result", below=second):
         c = stage.save(alone, "Target video", "transfer_target")
     with canvas.group("How near is the edit?", across=True, colour="ours", right_of=first) as near:
-        _compare(canvas, a, b, "Source against edit")
+        compare(canvas, a, b, "Source against edit")
     with canvas.group("And without transfer?", across=True, colour="ours", below=near):
-        _compare(canvas, a, c, "Source against target alone")
+        compare(canvas, a, c, "Source against target alone")
 
 
 @dataclass(frozen=True)
@@ -319,30 +319,6 @@ def main() -> None:
     for name in WORKFLOWS:
         (FOLDER / f"{name}.json").write_text(build(name, schemas), "utf-8")
         print(f"workflows/{name}.json")
-
-
-def _draw(
-    canvas: Canvas, record: Socket, latent: Socket | None, title: str, file: str, **chosen: Any
-) -> None:
-    chosen |= {} if latent is None else {"latent": latent}
-    image = canvas.add("VDiTAttentionMap", title=title, record=record, **chosen)["IMAGE"]
-    canvas.add("SaveImage", title=title, images=image, filename_prefix=f"vdit/{file}")
-
-
-def _tell(
-    canvas: Canvas, record: Socket, latent: Socket, title: str, statistic: str, world: str
-) -> None:
-    drawn = canvas.add(
-        "VDiTStatistics", title=title, record=record, latent=latent, statistic=statistic
-    )
-    file = f"vdit/{world}_statistics_{statistic.replace(' ', '_')}"
-    canvas.add("SaveImage", title=title, images=drawn["IMAGE"], filename_prefix=file)
-    canvas.add("PreviewAny", title=f"{title} In numbers", wide=420, source=drawn["report"])
-
-
-def _compare(canvas: Canvas, a: Socket, b: Socket, title: str) -> None:
-    found = canvas.add("VDiTCompareVideos", title=title, a=a, b=b)
-    canvas.add("PreviewAny", title=f"{title}, in numbers", source=found["report"])
 
 
 if __name__ == "__main__":

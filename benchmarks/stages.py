@@ -77,3 +77,30 @@ class Stage:
             "CLIPTextEncode", title=title, colour=colour, clip=self.loaded.clip, text=text
         )
         return node["CONDITIONING"]
+
+
+def draw(
+    canvas: Canvas, record: Socket, latent: Socket | None, title: str, file: str, **chosen: Any
+) -> None:
+    """Put a picture of captured maps on the canvas, and save it."""
+    chosen |= {} if latent is None else {"latent": latent}
+    image = canvas.add("VDiTAttentionMap", title=title, record=record, **chosen)["IMAGE"]
+    canvas.add("SaveImage", title=title, images=image, filename_prefix=f"vdit/{file}")
+
+
+def tell(
+    canvas: Canvas, record: Socket, latent: Socket, title: str, statistic: str, world: str
+) -> None:
+    """Put one statistic on the canvas, as a picture that is saved and as a table."""
+    drawn = canvas.add(
+        "VDiTStatistics", title=title, record=record, latent=latent, statistic=statistic
+    )
+    file = f"vdit/{world}_statistics_{statistic.replace(' ', '_')}"
+    canvas.add("SaveImage", title=title, images=drawn["IMAGE"], filename_prefix=file)
+    canvas.add("PreviewAny", title=f"{title} In numbers", wide=420, source=drawn["report"])
+
+
+def compare(canvas: Canvas, a: Socket, b: Socket, title: str) -> None:
+    """Put the comparison of two videos on the canvas."""
+    found = canvas.add("VDiTCompareVideos", title=title, a=a, b=b)
+    canvas.add("PreviewAny", title=f"{title}, in numbers", source=found["report"])
