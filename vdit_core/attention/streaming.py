@@ -8,10 +8,10 @@ from functools import partial
 from itertools import product
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..measures.cache import few_rows
 from ..measures.columns import ColumnStatistics, value_norms
 from ..measures.rows import RowStatistics
 from ..measures.spectrum import MARGINS, Curve, Selection, SortedRows, until_found
@@ -120,11 +120,9 @@ class _Rows:
 
 def _products(tile: Tile) -> Tensor:
     """Σ w log w of each row, [G, t]."""
-    few = few_rows(tile.weights)
-    work = tile.work[:, :few]
-    parts = zip(tile.weights.split(few, 1), tile.logs.split(few, 1), strict=True)
-    sums = [torch.mul(w, log, out=work[:, : w.shape[1]]).sum(-1) for w, log in parts]
-    return torch.cat(sums, -1)
+    if tile.weights.device.type == "cpu":  # one pass instead of two
+        return torch.from_numpy(np.vecdot(tile.weights.numpy(), tile.logs.numpy()))
+    return torch.mul(tile.weights, tile.logs, out=tile.work).sum(-1)
 
 
 class _Columns:
@@ -201,22 +199,31 @@ class _Spectrum:
         self.few: list[list[Tensor]] = [[] for _ in heads]
         self.curves = [Curve(group.keys) for _ in heads]
         self.selections = [Selection(question.rate, group.queries, problem.margin) for _ in heads]
-        self.asks, self.device = question.asks, problem.device
+        self.asks, self.device, self.underflows = question.asks, problem.device, False
         self.mass = torch.zeros(problem.heads, dtype=torch.float64, device=problem.device)
         self.attending = torch.zeros_like(self.mass)
 
     def add(self, tile: Tile, share: Tensor) -> None:
         self.mass += tile.mass.sum(-1, dtype=torch.float64)
         self.attending += (tile.allowed > 0).sum(-1)
-        parts = zip(tile.logs, tile.log_total, tile.allowed, tile.work, strict=True)
-        for head, part in enumerate(parts):
-            rows = SortedRows.sort(*part)
+        for head in range(len(self.curves)):
+            rows = self._sorted(tile, head)
             if self.asks("keys_for_95"):
                 self.few[head].append(rows.keys_for(0.95)[rows.allowed > 0])
             if self.asks("mass_curve"):
                 self.curves[head].add(rows)
             if self.asks("threshold", "realised_rate", "mass_lost"):
                 self.selections[head].add(rows)
+
+    def _sorted(self, tile: Tile, head: int) -> SortedRows:
+        """The rows of one head by weight, where no weight is too small for that, or by its log."""
+        known = tile.log_total[head], tile.allowed[head], tile.work[head]
+        if tile.shifted is not None and not self.underflows:
+            rows = SortedRows.sort(tile.weights[head], *known, in_logs=False)
+            if not rows.underflows:
+                return rows
+            self.underflows = True  # and will again
+        return SortedRows.sort(tile.logs[head], *known)
 
     def results(self) -> dict[str, Tensor]:
         found: dict[str, list[object]] = {}

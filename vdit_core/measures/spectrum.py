@@ -31,40 +31,71 @@ CURVE = tuple(range(-16, 9, 2))  # weights 2^j / Lk at which the curve is measur
 class SortedRows:
     """The weights of a tile in ascending order, behind those that the mask forbids.
 
-    logs: [t, Lk] not yet divided by the row sums. log_total: [t]. allowed: [t] how many count.
-    running: [t, Lk] mass of each row up to and with each entry, not yet divided.
+    values: [t, Lk] logs of the weights, or the weights, neither divided by the row sums. log_total:
+    [t]. allowed: [t] how many count. running: [t, Lk] mass of each row up to and with each entry,
+    not yet divided.
     """
 
-    logs: Tensor
+    values: Tensor
     log_total: Tensor
     allowed: Tensor
     running: Tensor
+    in_logs: bool = True
 
     @classmethod
-    def sort(cls, logs: Tensor, log_total: Tensor, allowed: Tensor, work: Tensor) -> SortedRows:
-        """Sorts `logs` itself and writes over `work`, both [t, Lk]."""
-        few = few_rows(logs)
-        for some, running in zip(logs.split(few), work.split(few), strict=True):
+    def sort(
+        cls,
+        values: Tensor,
+        log_total: Tensor,
+        allowed: Tensor,
+        work: Tensor,
+        in_logs: bool = True,
+    ) -> SortedRows:
+        """Sorts `values` itself and writes over `work`, both [t, Lk]."""
+        few = few_rows(values)
+        for some, running in zip(values.split(few), work.split(few), strict=True):
             _sort(some)
-            torch.exp(some, out=running)
-            torch.cumsum(running, -1, out=running)  # in float64 inside, on a CPU
-        return cls(logs, log_total, allowed, work)
+            weights = torch.exp(some, out=running) if in_logs else some
+            torch.cumsum(weights, -1, out=running)  # in float64 inside, on a CPU
+        return cls(values, log_total, allowed, work, in_logs)
+
+    @property
+    def underflows(self) -> bool:
+        """Whether weights that count are too small for their logs to be told."""
+        if self.in_logs:
+            return False
+        place = self.ignored.clamp_max(self.values.shape[-1] - 1)[:, None]
+        least = self.values.gather(-1, place)[self.allowed > 0]
+        return bool((least < torch.finfo(least.dtype).tiny).any())
 
     @property
     def ignored(self) -> Tensor:
         """How many at the front of each row do not count, [t]."""
-        return self.logs.shape[-1] - self.allowed
+        return self.values.shape[-1] - self.allowed
 
     def some(self, count: int) -> SortedRows:
         """At most `count` of the rows, spread evenly."""
-        every = slice(None, None, -(-len(self.logs) // count))
-        parts = (self.logs, self.log_total, self.allowed, self.running)
-        return SortedRows(*(part[every].contiguous() for part in parts))
+        every = slice(None, None, -(-len(self.values) // count))
+        log_total, allowed = self.log_total[every], self.allowed[every]
+        values, running = (x[every].contiguous() for x in (self.values, self.running))
+        return SortedRows(values, log_total, allowed, running, self.in_logs)
 
     def below(self, log_weights: Tensor) -> Tensor:
         """How many entries of each row lie strictly below, [t, n]. log_weights: [n]."""
         wanted = (log_weights + self.log_total[:, None]).contiguous()
-        return torch.searchsorted(self.logs, wanted).maximum(self.ignored[:, None])
+        wanted = wanted if self.in_logs else wanted.exp_()
+        return torch.searchsorted(self.values, wanted).maximum(self.ignored[:, None])
+
+    def between(self, first: Tensor, last: Tensor) -> Tensor:
+        """Log weights of the runs first … last of each row, one after the other."""
+        totals = self.log_total.repeat_interleave(last - first)
+        if self.values.device.type == "cpu":  # numpy cuts runs out many times faster
+            runs = zip(self.values.numpy(), first.tolist(), last.tolist(), strict=True)
+            found = torch.from_numpy(np.concatenate([row[a:b] for row, a, b in runs]))
+        else:
+            place = torch.arange(self.values.shape[-1], device=first.device)
+            found = self.values[(place >= first[:, None]) & (place < last[:, None])]
+        return (found if self.in_logs else found.log_()) - totals
 
     def mass_before(self, count: Tensor) -> Tensor:
         """Mass of the first `count` entries of each row, as a share of the row. [t, n]"""
@@ -75,7 +106,7 @@ class SortedRows:
         """Fewest keys of each row that hold `share` of its mass, as a share of its keys. [t]"""
         spare = ((1 - share) * self.running[:, -1:]).contiguous()
         dropped = torch.searchsorted(self.running, spare, right=True)[:, 0]
-        kept = self.logs.shape[-1] - dropped.maximum(self.ignored)
+        kept = self.values.shape[-1] - dropped.maximum(self.ignored)
         return kept.clamp_min(1) / self.allowed.clamp_min(1)
 
 
@@ -129,7 +160,7 @@ class Selection:
         self.limit = 0
 
     def add(self, rows: SortedRows) -> None:
-        if self.bounds is None and len(rows.logs) > SAMPLE:
+        if self.bounds is None and len(rows.values) > SAMPLE:
             first_guess = Selection(self.rate, self.rows, self.margin)
             first_guess.add(rows.some(SAMPLE))
             self.bounds = first_guess.bounds
@@ -138,7 +169,7 @@ class Selection:
             first, last = rows.below(self.bounds).unbind(-1)
             self.below += int((first - rows.ignored).sum())
             self.mass += float(rows.mass_before(first[:, None]).sum(dtype=torch.float64))
-        values = _between(rows, first, last)
+        values = rows.between(first, last)
         self.kept.append(_Values(values))
         self.held += len(values)
         self.seen += len(first)
@@ -262,7 +293,7 @@ class Curve:
         self.rows = 0
 
     def add(self, rows: SortedRows) -> None:
-        below = rows.below(self.at.to(rows.logs))
+        below = rows.below(self.at.to(rows.values))
         self.counts += (below - rows.ignored[:, None]).sum(0).cpu()
         self.masses += rows.mass_before(below).sum(0, dtype=torch.float64).cpu()
         self.entries += int(rows.allowed.sum())
@@ -272,16 +303,6 @@ class Curve:
         """[2, len(CURVE)]: rate, and share of the mass kept when all below is dropped."""
         rate = self.counts / max(1, self.entries)
         return torch.stack([rate, 1 - self.masses / max(1, self.rows)])
-
-
-def _between(rows: SortedRows, first: Tensor, last: Tensor) -> Tensor:
-    """Log weights of the runs first … last of each row, one after the other."""
-    totals = rows.log_total.repeat_interleave(last - first)
-    if rows.logs.device.type == "cpu":  # numpy cuts runs out many times faster
-        runs = zip(rows.logs.numpy(), first.tolist(), last.tolist(), strict=True)
-        return torch.from_numpy(np.concatenate([row[a:b] for row, a, b in runs])) - totals
-    place = torch.arange(rows.logs.shape[-1], device=first.device)
-    return rows.logs[(place >= first[:, None]) & (place < last[:, None])] - totals
 
 
 def _sort(values: Tensor) -> None:

@@ -108,7 +108,7 @@ class SpatialDistance:
         self.sums = torch.zeros(heads, self.places, self.places, device=device)
 
     def add(self, part: VideoPart) -> None:
-        places = part.by_frame.sum(-2) * part.share[..., None]
+        places = part.by_frame.sum(-2).mul_(part.share[..., None])
         self.sums.index_add_(1, part.index % self.places, places.to(self.sums))
 
     def result(self) -> Tensor:
