@@ -16,6 +16,7 @@ import comfy.model_patcher
 import comfy.ops
 import comfy.patcher_extension
 import comfy.supported_models as supported
+import comfyui_version
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -34,7 +35,7 @@ class Variant(Family):
 
     given: what is put into both conditionings. prefix, suffix: tokens before and after the video.
     grid: frames, rows and columns. order: the layer of each self-attention call of an evaluation,
-    None for a call of something else.
+    None for a call of something else. since: the first ComfyUI that takes what is given here.
     """
 
     given: Callable[[], Extras] = dict
@@ -43,6 +44,7 @@ class Variant(Family):
     grid: tuple[int, int, int] = (FRAMES, ROWS, COLS)
     order: tuple[int | None, ...] = tuple(range(LAYERS))
     masked_frame: bool = False
+    since: str = "0.16"
 
     @property
     def layers(self) -> int:
@@ -71,21 +73,34 @@ class Variant(Family):
 
 def variant(
     name: str,
-    config: type[supported.WAN21_T2V],
+    config: str,
     kind: str,
     given: Callable[[], Extras] = dict,
     settings: dict[str, Any] | None = None,
     finish: Callable[[ModelPatcher], ModelPatcher] = lambda model: model,
     **facts: Any,
 ) -> Variant:
-    """settings: of the network, where they differ from the tiny one's. finish: makes it small."""
+    """config: core's class. settings: of the network, where they differ from the tiny one's.
+    finish: makes it small.
+    """
 
     def make(seed: int = 0) -> ModelPatcher:
+        if not hasattr(supported, config):
+            pytest.skip(f"this ComfyUI does not know {name}")
         numbers = tiny.CONFIG | {"image_model": "wan2.1", "model_type": kind} | (settings or {})
-        return finish(families.patcher(config(numbers), seed))
+        return finish(families.patcher(getattr(supported, config)(numbers), seed))
 
     usual = {"module": "comfy.ldm.wan.model", "channels": 16, "patch": (1, 1, 1)}
     return Variant(name, make=make, text_first=False, given=given, **(usual | facts))
+
+
+def older_than(version: str) -> bool:
+    """Whether this is a ComfyUI before a version."""
+    now, then = (
+        [int(part) for part in text.split(".")[:2]]
+        for text in (comfyui_version.__version__, version)
+    )
+    return now < then
 
 
 def video(channels: int = 16, frames: int = FRAMES, rows: int = ROWS, cols: int = COLS) -> Tensor:
@@ -249,42 +264,36 @@ def _drawn(module: nn.Module) -> Any:
 
 
 PICTURE = ROWS * COLS
-I2V = variant(
-    "Wan 2.1 image to video", supported.WAN21_I2V, "i2v", image_to_video_seen, {"in_dim": 36}
-)
+I2V = variant("Wan 2.1 image to video", "WAN21_I2V", "i2v", image_to_video_seen, {"in_dim": 36})
 MUSIC = {"music_dim": 32, "music_latent_dim": 32, "audio_inject_layers": [0, 2]}
 CAUSAL = variant(
     "Causal Forcing, all frames at once",
-    supported.WAN21_CausalAR_T2V,
+    "WAN21_CausalAR_T2V",
     "t2v",
     module="comfy.ldm.wan.ar_model",
 )
 VARIANTS = (
     variant(
         "Wan 2.2 5B",
-        supported.WAN22_T2V,
+        "WAN22_T2V",
         "t2v",
         settings={"in_dim": 48, "out_dim": 48},
         channels=48,
         masked_frame=True,
     ),
     I2V,
-    variant(
-        "Wan 2.2 14B image to video", supported.WAN21_T2V, "t2v", image_to_video, {"in_dim": 36}
-    ),
+    variant("Wan 2.2 14B image to video", "WAN21_T2V", "t2v", image_to_video, {"in_dim": 36}),
     variant(
         "Wan first and last frame",
-        supported.WAN21_I2V,
+        "WAN21_I2V",
         "i2v",
         first_and_last_frame,
         {"in_dim": 36, "flf_pos_embed_token_number": 10},
     ),
-    variant(
-        "Wan 2.1 Fun Control", supported.WAN21_FunControl2V, "i2v", fun_control, {"in_dim": 48}
-    ),
+    variant("Wan 2.1 Fun Control", "WAN21_FunControl2V", "i2v", fun_control, {"in_dim": 48}),
     variant(
         "Wan 2.2 Fun Control",
-        supported.WAN21_T2V,
+        "WAN21_T2V",
         "t2v",
         fun_control_22,
         {"in_dim": 52, "in_dim_ref_conv": 16},
@@ -292,7 +301,7 @@ VARIANTS = (
     ),
     variant(
         "Wan VACE",
-        supported.WAN21_Vace,
+        "WAN21_Vace",
         "vace",
         vace,
         {"vace_layers": 3, "vace_in_dim": 96},
@@ -300,15 +309,15 @@ VARIANTS = (
     ),
     variant(
         "Wan 2.1 Fun Camera",
-        supported.WAN21_Camera,
+        "WAN21_Camera",
         "camera",
         lambda: camera() | {"clip_vision_output": clip_vision()},
         {"in_dim": 32},
     ),
-    variant("Wan 2.2 Fun Camera", supported.WAN22_Camera, "camera_2.2", camera, {"in_dim": 36}),
+    variant("Wan 2.2 Fun Camera", "WAN22_Camera", "camera_2.2", camera, {"in_dim": 36}),
     variant(
         "Wan 2.2 Animate",
-        supported.WAN22_Animate,
+        "WAN22_Animate",
         "animate",
         animate,
         {"in_dim": 36, "num_layers": 5},
@@ -317,7 +326,7 @@ VARIANTS = (
     ),
     variant(
         "Wan 2.2 S2V",
-        supported.WAN22_S2V,
+        "WAN22_S2V",
         "s2v",
         speech_to_video,
         {"patch_size": (1, 2, 2), "audio_dim": 8, "audio_inject_layers": [0, 2]},
@@ -326,7 +335,7 @@ VARIANTS = (
     ),
     variant(
         "HuMo",
-        supported.WAN21_HuMo,
+        "WAN21_HuMo",
         "humo",
         humo,
         {"in_dim": 36},
@@ -335,7 +344,7 @@ VARIANTS = (
     ),
     variant(
         "SCAIL",
-        supported.WAN21_SCAIL,
+        "WAN21_SCAIL",
         "scail",
         scail,
         {"in_dim": 20},
@@ -344,16 +353,17 @@ VARIANTS = (
     ),
     variant(
         "SCAIL-2",
-        supported.WAN21_SCAIL2,
+        "WAN21_SCAIL2",
         "scail2",
         scail_2,
         {"in_dim": 20},
         prefix=2 * PICTURE,
         suffix=FRAMES * 3 * 4,
+        since="0.27",  # before, it took one reference
     ),
     variant(
         "WanDancer",
-        supported.WAN22_WanDancer,
+        "WAN22_WanDancer",
         "wandancer",
         dancer,
         {"in_dim": 36, **MUSIC},
@@ -364,7 +374,7 @@ VARIANTS = (
         name="InfiniteTalk",
         make=lambda seed=0: with_two_speakers(I2V.make(seed)),
     ),
-    variant("Phantom", supported.WAN21_T2V, "t2v", phantom, suffix=2 * PICTURE),
-    variant("Bernini", supported.WAN21_T2V, "t2v", context, suffix=FRAMES * PICTURE + 2 * 3),
+    variant("Phantom", "WAN21_T2V", "t2v", phantom, suffix=2 * PICTURE),
+    variant("Bernini", "WAN21_T2V", "t2v", context, suffix=FRAMES * PICTURE + 2 * 3),
     CAUSAL,
 )
