@@ -375,6 +375,6 @@ VARIANTS = (
         make=lambda seed=0: with_two_speakers(I2V.make(seed)),
     ),
     variant("Phantom", "WAN21_T2V", "t2v", phantom, suffix=2 * PICTURE),
-    variant("Bernini", "WAN21_T2V", "t2v", context, suffix=FRAMES * PICTURE + 2 * 3),
+    variant("Bernini", "WAN21_T2V", "t2v", context, suffix=FRAMES * PICTURE + 2 * 3, since="0.24"),
     CAUSAL,
 )
