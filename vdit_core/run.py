@@ -12,7 +12,16 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
-from .attention import ALWAYS_KEPT, MORE_KEPT, Dense, MapMeasures, attend, hiding_text, measure
+from .attention import (
+    ALWAYS_KEPT,
+    MORE_KEPT,
+    Dense,
+    MapMeasures,
+    attend,
+    finite,
+    hiding_text,
+    measure,
+)
 from .continuing import check_joins, earlier_data, joined
 from .grid import TokenGrid
 from .plan import UNTOUCHED, AttentionPlan
@@ -334,14 +343,14 @@ class Run:
         """Note NaN and inf in Q and K; on a GPU looked at only when the next step begins."""
         for name, tensor in (("Q", x.q), ("K", x.k)):
             where = f"{name} of {call.site} at step {call.step}"
-            self._suspects.append((torch.isfinite(tensor).all(), where))
+            self._suspects.append((finite(tensor), where))
         if x.q.device.type == "cpu" or len(self._suspects) > 64:
             self._raise_if_not_finite()
 
     def _raise_if_not_finite(self) -> None:
         suspects, self._suspects = self._suspects, []
-        for finite, where in suspects:
-            if not bool(finite):
+        for fine, where in suspects:
+            if not bool(fine):
                 raise ValueError(
                     f"{where} holds NaN or infinity; the model broke before this layer: check its "
                     "dtype (try bf16 or fp32) and the strength of earlier edits"

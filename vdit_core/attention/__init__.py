@@ -1,6 +1,7 @@
 """Carry out a plan on one attention call, and measure the map it uses."""
 
 from .api import IMPLEMENTATIONS, attend
+from .checks import finite
 from .dense import Dense
 from .masks import cut, hiding_text
 from .measure import measure
@@ -17,6 +18,7 @@ __all__ = [
     "Thinning",
     "attend",
     "cut",
+    "finite",
     "hiding_text",
     "measure",
 ]

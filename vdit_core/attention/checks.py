@@ -57,8 +57,13 @@ def check_region(plan: AttentionPlan, q: Tensor, k: Tensor) -> None:
 def check_finite(**tensors: Tensor | None) -> None:
     """Raises ValueError naming the tensor that holds NaN or infinity."""
     for name, tensor in tensors.items():
-        if tensor is not None and not bool(torch.isfinite(tensor).all()):
+        if tensor is not None and not bool(finite(tensor)):
             raise ValueError(f"{name}: holds NaN or infinity; attention has no meaning there")
+
+
+def finite(tensor: Tensor) -> Tensor:
+    """Whether no number is NaN or infinite, [] bool; either would show in the extremes."""
+    return torch.stack(torch.aminmax(tensor)).isfinite().all()
 
 
 def grouped(x: Tensor, q: Tensor) -> Tensor:

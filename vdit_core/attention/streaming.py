@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..measures.columns import ColumnStatistics, value_norms
 from ..measures.rows import RowStatistics
-from ..measures.spectrum import MARGINS, Curve, Selection, SortedRows, until_found
+from ..measures.spectrum import MARGINS, Curve, Selection, until_found
 from ..measures.structure import FrameDistance, PooledMap, SpatialDistance, TextMass, VideoPart
 from ..plan import AttentionPlan
 from .heads import HeadGroup
@@ -192,14 +192,14 @@ class _Text:
 
 
 class _Spectrum:
-    """Everything read off sorted rows, head by head. Sorts the tile in place: the last reader."""
+    """Everything read off sorted rows, head by head. Uses the tile up: the last reader."""
 
     def __init__(self, problem: _Problem) -> None:
         group, question, heads = problem.group, problem.question, range(problem.heads)
         self.few: list[list[Tensor]] = [[] for _ in heads]
         self.curves = [Curve(group.keys) for _ in heads]
         self.selections = [Selection(question.rate, group.queries, problem.margin) for _ in heads]
-        self.asks, self.device, self.underflows = question.asks, problem.device, False
+        self.asks, self.device = question.asks, problem.device
         self.mass = torch.zeros(problem.heads, dtype=torch.float64, device=problem.device)
         self.attending = torch.zeros_like(self.mass)
 
@@ -207,23 +207,13 @@ class _Spectrum:
         self.mass += tile.mass.sum(-1, dtype=torch.float64)
         self.attending += (tile.allowed > 0).sum(-1)
         for head in range(len(self.curves)):
-            rows = self._sorted(tile, head)
+            rows = tile.sorted(head)
             if self.asks("keys_for_95"):
                 self.few[head].append(rows.keys_for(0.95)[rows.allowed > 0])
             if self.asks("mass_curve"):
                 self.curves[head].add(rows)
             if self.asks("threshold", "realised_rate", "mass_lost"):
                 self.selections[head].add(rows)
-
-    def _sorted(self, tile: Tile, head: int) -> SortedRows:
-        """The rows of one head by weight, where no weight is too small for that, or by its log."""
-        known = tile.log_total[head], tile.allowed[head], tile.work[head]
-        if tile.shifted is not None and not self.underflows:
-            rows = SortedRows.sort(tile.weights[head], *known, in_logs=False)
-            if not rows.underflows:
-                return rows
-            self.underflows = True  # and will again
-        return SortedRows.sort(tile.logs[head], *known)
 
     def results(self) -> dict[str, Tensor]:
         found: dict[str, list[object]] = {}

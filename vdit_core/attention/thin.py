@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..measures.spectrum import Quantile, Selection, SortedRows, until_found
+from ..measures.spectrum import Quantile, Selection, until_found
 from ..plan import AttentionPlan, Blocks
 from .blocks import block_attend, block_masses, choose_blocks, kept_mass
 from .heads import HeadGroup
@@ -159,9 +159,8 @@ def quantiles(softmax: Softmax, rates: Tensor, size: int | None = None) -> list[
     def select(margin: float) -> list[Quantile]:
         states = [Selection(rate, softmax.queries, margin) for rate in rates.tolist()]
         for tile in softmax.tiles(size):
-            parts = zip(tile.logs, tile.log_total, tile.allowed, tile.work, strict=True)
-            for state, part in zip(states, parts, strict=True):
-                state.add(SortedRows.sort(*part))
+            for head, state in enumerate(states):
+                state.add(tile.sorted(head))
         return [state.result() for state in states]
 
     return until_found(select)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from ..measures.spectrum import SortedRows
 
 CACHE_BYTES = 2**22  # per thread: larger tiles leave the cache, smaller ones cost more calls
 MOST_THREADS = 4  # that tiles grow for, so that memory stays small on large machines
@@ -54,6 +57,17 @@ class Tile:
     @cached_property
     def log_total(self) -> Tensor:
         return self.total.log()
+
+    def sorted(self, head: int) -> SortedRows:
+        """The rows of one head by size, which uses up its weights and their logs.
+
+        By weight where none is too small for that, which spares an exponential, or else by log.
+        """
+        weights, known = self.weights[head], (self.log_total[head], self.allowed[head])
+        smallest = math.log(torch.finfo(weights.dtype).tiny)
+        if self.shifted is not None and float(self.shifted[head].min()) > smallest:
+            return SortedRows.sort(weights, *known, work=self.shifted[head], in_logs=False)
+        return SortedRows.sort(self.logs[head], *known, work=weights)
 
 
 @dataclass

@@ -60,15 +60,6 @@ class SortedRows:
         return cls(values, log_total, allowed, work, in_logs)
 
     @property
-    def underflows(self) -> bool:
-        """Whether weights that count are too small for their logs to be told."""
-        if self.in_logs:
-            return False
-        place = self.ignored.clamp_max(self.values.shape[-1] - 1)[:, None]
-        least = self.values.gather(-1, place)[self.allowed > 0]
-        return bool((least < torch.finfo(least.dtype).tiny).any())
-
-    @property
     def ignored(self) -> Tensor:
         """How many at the front of each row do not count, [t]."""
         return self.values.shape[-1] - self.allowed

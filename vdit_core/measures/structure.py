@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import torch
@@ -106,9 +107,14 @@ class SpatialDistance:
     def __init__(self, grid: TokenGrid, heads: int, device: torch.device) -> None:
         self.grid, self.places = grid, grid.rows * grid.cols
         self.sums = torch.zeros(heads, self.places, self.places, device=device)
+        self._buffer = self.sums.new_empty(0)  # a new one for each tile costs more than the sums
 
     def add(self, part: VideoPart) -> None:
-        places = part.by_frame.sum(-2).mul_(part.share[..., None])
+        shape = *part.share.shape, self.places
+        if self._buffer.numel() < math.prod(shape) or self._buffer.dtype != part.weights.dtype:
+            self._buffer = part.weights.new_empty(math.prod(shape))
+        places = self._buffer[: math.prod(shape)].view(shape)
+        torch.sum(part.by_frame, -2, out=places).mul_(part.share[..., None])
         self.sums.index_add_(1, part.index % self.places, places.to(self.sums))
 
     def result(self) -> Tensor:
