@@ -39,7 +39,7 @@ OUTPUTS = {
     "VDiTToyWorld": "MODEL, CLIP, VAE",
     "VDiTCapture": "MODEL, VDIT_RECORD",
     "VDiTAttentionMap": "IMAGE",
-    "VDiTStatistics": "IMAGE, STRING",
+    "VDiTStatistics": "IMAGE, STRING, STRING",
     "VDiTSaveRecord": "",
     "VDiTLoadRecord": "VDIT_RECORD",
     "VDiTTemperature": "MODEL",
