@@ -167,6 +167,21 @@ class AttentionPlan:
             self.span,
         )
 
+    def of_rows(self, first: int) -> AttentionPlan:
+        """The plan of the rows from one on, which is to have no source and no region."""
+        assert self.source is None and self.video is None
+        mix, thin = self.map, self.threshold
+        if thin is not None and thin.blocks is not None and thin.blocks.kept is not None:
+            thin = replace(thin, blocks=replace(thin.blocks, kept=thin.blocks.kept[first:]))
+        return AttentionPlan(
+            temperature=_from(self.temperature, first),
+            map=mix and MapMix(mix.identity[first:], mix.uniform[first:]),
+            threshold=thin
+            and replace(thin, rate=thin.rate[first:], weights=_from(thin.weights, first)),
+            gate=_from(self.gate, first),
+            text=_from(self.text, first),
+        )
+
     def scaled(self, temperature: Tensor) -> AttentionPlan:
         """Multiply the temperatures by [B, H]."""
         own = self.temperature
@@ -214,3 +229,7 @@ UNTOUCHED = AttentionPlan()
 
 def _of(values: Tensor | None, heads: Tensor) -> Tensor | None:
     return None if values is None else values[:, heads]
+
+
+def _from(values: Tensor | None, first: int) -> Tensor | None:
+    return None if values is None else values[first:]

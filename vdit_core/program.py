@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .edits import Change
+from .edits.replay import Replay
 from .edits.sparsity import Sparsify
 from .edits.transfer import PairTransfer
 from .plan import REGIONS
 from .record import Record
 from .selection import HeadList, Selection
 from .sites import BRANCHES, Kind, Layout, Site
+from .sources import DTYPES, Source
 
 EDITED: frozenset[Kind] = frozenset({"self", "joint"})
 
@@ -79,7 +81,24 @@ class Capture:
         check_branch(self.branch)
 
 
-Spec = Edit | Capture
+@dataclass(frozen=True)
+class Keep:
+    """Keep Q and K of chosen heads in a part of the schedule. dtype: of sources.DTYPES."""
+
+    asker: Asker
+    where: HeadList
+    source: Source
+    window: Window = Window()
+    branch: str = "both"
+    dtype: str = "bf16"
+
+    def __post_init__(self) -> None:
+        check_branch(self.branch)
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: got {self.dtype!r}, allowed are {', '.join(DTYPES)}")
+
+
+Spec = Edit | Capture | Keep
 Program = tuple[Spec, ...]
 
 
@@ -126,13 +145,26 @@ def check_blocks(program: Program, layout: Layout) -> None:
         if not isinstance(blocks.change, Sparsify) or blocks.change.mode != "block":
             continue
         for other in edits:
-            if not isinstance(other.change, PairTransfer) or other.change.strength == 1:
+            if not _in_part(other.change):
                 continue
             if shared := _shared_layers(blocks, other, layout):
                 raise ValueError(
                     f"{blocks.asker.name}: block mode cannot be combined with a transfer in part "
                     f"(strength {other.change.strength} in layers {shared}); "
                     "use strength 1, mode exact, or other layers"
+                )
+
+
+def check_sources(program: Program, layout: Layout) -> None:
+    """Raises ValueError for two sources of maps in one layer: its rows follow one."""
+    edits = [s for s in program if isinstance(s, Edit) and s.change.field == "source"]
+    for index, old in enumerate(edits):
+        for new in edits[index + 1 :]:
+            a, b = (getattr(edit.change, "source", None) for edit in (old, new))
+            if a is not b and (shared := _shared_layers(new, old, layout)):
+                raise ValueError(
+                    f"{new.asker.name}: layers {shared} already take their maps from elsewhere "
+                    f"({old.asker.name}); choose other layers, or take one of the two out"
                 )
 
 
@@ -177,7 +209,7 @@ def check_regions(program: Program, layout: Layout) -> None:
             )
         for outer in (edit for edit in edits if edit.change.region == "all"):
             change = outer.change
-            partial = isinstance(change, PairTransfer) and change.strength != 1
+            partial = _in_part(change)
             if not (partial or isinstance(change, Sparsify)):
                 continue
             if shared := _shared_layers(inner, outer, layout):
@@ -187,6 +219,11 @@ def check_regions(program: Program, layout: Layout) -> None:
                     f"all ({outer.asker.name}, layers {shared}); give both nodes region {region}, "
                     "or other layers"
                 )
+
+
+def _in_part(change: Change) -> bool:
+    """Whether a change mixes a source's map with the own one."""
+    return isinstance(change, PairTransfer | Replay) and change.strength != 1
 
 
 def _shared_layers(a: Edit, b: Edit, layout: Layout) -> str:

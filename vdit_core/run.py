@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TypeGuard
 
@@ -15,7 +15,6 @@ from torch import Tensor
 from .attention import (
     ALWAYS_KEPT,
     MORE_KEPT,
-    Dense,
     MapMeasures,
     attend,
     finite,
@@ -23,41 +22,32 @@ from .attention import (
     measure,
 )
 from .continuing import check_joins, earlier_data, joined
+from .edits.replay import Replay
 from .grid import TokenGrid
+from .keeping import Keeper
+from .operands import Operands
 from .plan import UNTOUCHED, AttentionPlan
 from .program import (
     Asker,
     Capture,
     Edit,
+    Keep,
     Program,
     Spec,
     check_blocks,
     check_regions,
+    check_sources,
     check_text,
     check_thresholds,
     chosen_heads,
 )
 from .record import Header, Measurement, RecordData
+from .replaying import check_size, check_source, settled, with_guests
 from .sites import Call, Evaluation, Excerpt, Layout, Site, in_runs
 from .steps import Clock, Schedule
 from .thinning import Thinned
 
-
-@dataclass(frozen=True)
-class Operands:
-    """One call's tensors. q, k, v: [B, H, L, D]. mask: four axes or None. dense: the host's own.
-
-    prompts: [B] int64, tokens of each row's prompt where a pair was padded to the longer one.
-    """
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    mask: Tensor | None
-    scale: float | None
-    dense: Dense
-    grid: Callable[[], TokenGrid]
-    prompts: Tensor | None = None
+VERBS: dict[type[Spec], str] = {Capture: "measured", Edit: "changed", Keep: "kept"}
 
 
 class Run:
@@ -70,6 +60,7 @@ class Run:
         schedule: Schedule,
         batch: int,
         poll: Callable[[], None] = lambda: None,
+        say: Callable[[Asker, str], None] = lambda asker, text: None,
     ) -> None:
         self.layout, self.schedule, self.poll = layout, schedule, poll
         self.chosen = {spec: chosen_heads(spec.where, layout) for spec in program}
@@ -88,6 +79,12 @@ class Run:
         self.of_pairs = any(isinstance(s, Edit) and s.change.pairs for s in self.active)
         self.rehearsing = False  # a dense evaluation before the one that counts
         self.thinned = Thinned()
+        self.latent: tuple[int, ...] = ()
+        self.keepers = {
+            spec: Keeper(spec, self.chosen[spec], layout, schedule, partial(say, spec.asker))
+            for spec in self.active
+            if isinstance(spec, Keep)
+        }
         self._suspects: list[tuple[Tensor, str]] = []
         for spec in self.active:
             self._check(spec, batch)
@@ -98,12 +95,19 @@ class Run:
         check_thresholds(tuple(self.active), layout)
         check_blocks(tuple(self.active), layout)
         check_regions(tuple(self.active), layout)
+        check_sources(tuple(self.active), layout)
         for spec in program:
             if isinstance(spec, Capture):
                 spec.record.empty()
+            if isinstance(spec, Keep):
+                spec.source.empty()
 
     def check_latent(self, latent: tuple[int, ...]) -> None:
         """Check, before sampling, that the whole video [B, C, F, H, W] suits what was captured."""
+        self.latent = latent
+        for spec in self.active:
+            if isinstance(spec, Edit):
+                check_size(spec, latent)
         for capture in self.earlier:
             evaluation = Evaluation(latent, 0, {})
             tokens = 0  # how many there are beside the video is not asked here
@@ -131,18 +135,23 @@ class Run:
 
     def attend(self, call: Call, x: Operands) -> Tensor | None:
         """Measure and edit one call: the output [B, H, Lq, D], or None to leave it untouched."""
-        plan, given = self._plan(call, x), x.mask
+        if not self.rehearsing:
+            for spec, keeper in self.keepers.items():
+                self.fired[spec][call.site] += keeper.hear(call, x)
+        original = x
+        call, x = with_guests(self._replays(call), call, x)
+        call, x, plan = settled(call, x, self._plan(call, x))
         if plan.text is not None:
             prompt = x.grid().text
             assert prompt is not None  # checked before sampling
-            x = replace(x, mask=hiding_text(given, prompt, plan.text, x.k))
+            x = replace(x, mask=hiding_text(x.mask, prompt, plan.text, x.k))
             plan = replace(plan, text=None)
         if plan.video is not None:
             plan = plan.placed(x.grid().video)
         if plan.thinning is not None:
             plan = self.thinned.planned(plan, call, x.q, x.k, x.mask, x.scale, self.rehearsing)
         captures = [s for s in self.active if self._wants(s, call)]
-        untouched = plan.empty and x.mask is given
+        untouched = plan.empty and x is original
         if untouched and not captures:
             return None
         self._check_finite(call, x)
@@ -153,7 +162,8 @@ class Run:
             return None
         self.poll()
         report = partial(self.thinned.hear, plan, call)
-        return attend(x.q, x.k, x.v, plan, dense=x.dense, mask=x.mask, scale=x.scale, report=report)
+        how = {"dense": x.dense, "mask": x.mask, "scale": x.scale, "report": report}
+        return attend(x.q, x.k, x.v, plan, **how)[call.guests :]
 
     @property
     def needs_rehearsal(self) -> bool:
@@ -178,12 +188,19 @@ class Run:
                 raise RuntimeError(self._never_fired(spec, missing))
         for capture, measurements in found.items():
             capture.record.seal(self._sealed(capture, measurements))
+        for spec, keeper in self.keepers.items():
+            spec.source.seal(keeper.header(self.clock.levels, self.latent))
+
+    def abandon(self) -> None:
+        """After a sampling that failed or was cancelled: leave no half of anything."""
+        for spec in self.keepers:
+            spec.source.empty()
 
     def reports(self) -> list[tuple[Asker, str]]:
         """One line for each node that asked: what it did."""
         lines: list[tuple[Asker, str]] = []
         for spec, sites in self.fired.items():
-            verb = "measured" if isinstance(spec, Capture) else "changed"
+            verb = VERBS[type(spec)]
             line = f"{verb} {sites.total()} calls of {len(sites)} layers"
             if skipped := self._skipped(spec):
                 line += f"; the model did not run at {skipped} (step caches skip steps)"
@@ -195,6 +212,8 @@ class Run:
         return lines
 
     def _is_neutral(self, spec: Spec) -> bool:
+        if isinstance(spec, Keep):
+            return False
         return spec.change.neutral if isinstance(spec, Edit) else not self.steps[spec]
 
     def _check(self, spec: Spec, batch: int) -> None:
@@ -209,6 +228,11 @@ class Run:
                 f"{name}: none of the {len(sigmas)} steps falls between start_percent "
                 f"{window.start_percent} and end_percent {window.end_percent}; widen the window"
             )
+        if not isinstance(spec, Edit):
+            return
+        if isinstance(spec.change, Replay):
+            chosen = {site.name: heads for site, heads in self.chosen[spec].items()}
+            check_source(spec, self.layout, self.schedule, chosen)
         if spec.change.pairs and batch % 2:
             raise ValueError(
                 f"{name}: it needs a batch of pairs (source, target), but this latent has a batch "
@@ -230,6 +254,10 @@ class Run:
 
     def _applies(self, edit: Edit, call: Call) -> bool:
         return call.site in self.chosen[edit] and self.schedule.inside(edit.window, call.sigma)
+
+    def _replays(self, call: Call) -> list[Edit]:
+        edits = [s for s in self.active if isinstance(s, Edit) and self._applies(s, call)]
+        return [edit for edit in edits if isinstance(edit.change, Replay)]
 
     def _chosen(self, edit: Edit, call: Call) -> Tensor:
         """Rows and heads an edit changes, [B, H] bool: of a pair only the target."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -65,6 +65,11 @@ class Layout:
     def sites(self) -> tuple[Site, ...]:
         return tuple(site for sites in self.owners.values() for site in sites)
 
+    @property
+    def layers(self) -> int:
+        """How many layers a layer text may name."""
+        return len(self.of_kind(frozenset({"self", "joint"})))
+
     def of_kind(self, kinds: frozenset[Kind]) -> tuple[Site, ...]:
         """Sites of the given kinds in layer order."""
         return tuple(sorted((s for s in self.sites if s.kind in kinds), key=lambda s: s.layer))
@@ -113,6 +118,27 @@ class Call:
         rows = torch.tensor([branch in ("both", name) for name in self.branches])
         rows[: self.guests] = False
         return rows
+
+    def with_guests(self, of: list[int]) -> Call:
+        """The call with a guest in front for each of some rows, labelled like it."""
+        first = [tuple(labels[row] for row in of) for labels in (self.branches, self.items)]
+        prompts = tuple(self.prompts[row] for row in of) if self.prompts else ()
+        branches, items = first[0] + self.branches, first[1] + self.items
+        return replace(
+            self, branches=branches, items=items, prompts=prompts + self.prompts, guests=len(of)
+        )
+
+    def without_guests(self) -> Call:
+        n = self.guests
+        branches, items, prompts = self.branches[n:], self.items[n:], self.prompts[n:]
+        return replace(self, branches=branches, items=items, prompts=prompts, guests=0)
+
+    def guest_rows(self) -> Tensor:
+        """For each row the guest that is labelled like it, or else itself. [B] int64"""
+        prompts = self.prompts or (0,) * len(self.items)
+        labels = list(zip(self.branches, self.items, prompts, strict=True))
+        guests = {label: n for n, label in enumerate(labels[: self.guests])}
+        return torch.tensor([guests.get(label, n) for n, label in enumerate(labels)])
 
     def source_rows(self) -> Tensor:
         """For each row the row of its pair's source: items 0, 2, 4 … are sources. [B] int64.

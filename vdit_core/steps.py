@@ -12,10 +12,14 @@ from .program import Window
 
 @dataclass(frozen=True)
 class Schedule:
-    """The sampler's noise levels, one per step and the end, and how percents map to them."""
+    """The sampler's noise levels, one per step and the end, and how percents map to them.
+
+    sampler: its name.
+    """
 
     sigmas: tuple[float, ...]
     percent_to_sigma: Callable[[float], float]
+    sampler: str = ""
 
     @property
     def steps(self) -> int:
@@ -60,6 +64,11 @@ class Clock:
     def sigma(self) -> float:
         """The noise level of the newest evaluation."""
         return self._sigmas[-1]
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The noise level of each evaluation so far."""
+        return tuple(self._sigmas)
 
     @property
     def step(self) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vdit_attention.vdit_core.attention import MapMeasures
 from vdit_attention.vdit_core.continuing import joined
 from vdit_attention.vdit_core.grid import TokenGrid
+from vdit_attention.vdit_core.operands import Operands
 from vdit_attention.vdit_core.program import Asker, Capture
 from vdit_attention.vdit_core.record import (
     Header,
@@ -21,7 +22,7 @@ from vdit_attention.vdit_core.record import (
     load_record,
     save_record,
 )
-from vdit_attention.vdit_core.run import Operands, Run
+from vdit_attention.vdit_core.run import Run
 from vdit_attention.vdit_core.selection import every_layer, parse_selection
 from vdit_attention.vdit_core.sites import Layout, Site
 from vdit_attention.vdit_core.steps import Schedule

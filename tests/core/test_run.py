@@ -15,10 +15,11 @@ from vdit_attention.vdit_core.edits.sparsity import Sparsify
 from vdit_attention.vdit_core.edits.temperature import Temperature
 from vdit_attention.vdit_core.edits.transfer import PairTransfer
 from vdit_attention.vdit_core.grid import TokenGrid
+from vdit_attention.vdit_core.operands import Operands
 from vdit_attention.vdit_core.plan import AttentionPlan, Blocks, Threshold
 from vdit_attention.vdit_core.program import Asker, Capture, Edit, Window, conflicts
 from vdit_attention.vdit_core.record import Record
-from vdit_attention.vdit_core.run import Operands, Run
+from vdit_attention.vdit_core.run import Run
 from vdit_attention.vdit_core.selection import every_layer, parse_selection
 from vdit_attention.vdit_core.sites import Call, Layout, Site
 from vdit_attention.vdit_core.steps import Schedule

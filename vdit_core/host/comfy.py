@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ..grid import TokenGrid
 from ..models import find_layout
+from ..operands import Operands
 from ..program import EDITED, Asker, Program, Spec, chosen_heads, conflicts
-from ..run import Operands, Run
+from ..run import Run
 from ..sites import Evaluation, Excerpt, Layout, Site
 from ..steps import Schedule
 from .conditionings import Conditionings, check_pair_prompts
@@ -66,24 +67,34 @@ def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     guider, (noise, _, sampler, sigmas) = executor.class_obj, args[:4]
     program: Program = guider.model_options["transformer_options"][PROGRAM_KEY]
     sampling = guider.model_patcher.get_model_object("model_sampling")
-    schedule = Schedule(tuple(sigmas.tolist()), sampling.percent_to_sigma)
+    schedule = Schedule(tuple(sigmas.tolist()), sampling.percent_to_sigma, _name(sampler))
     poll = comfy.model_management.throw_exception_if_processing_interrupted
-    run = Run(program, layout_of(guider.model_patcher), schedule, noise.shape[0], poll)
+    run = Run(program, layout_of(guider.model_patcher), schedule, noise.shape[0], poll, tell)
     if not run.active:
         return executor(*args, **kwargs)
     run.check_latent(tuple(noise.shape))
     check_pair_prompts(run.active, guider)
     check_features(run.active, guider, sampler, tuple(noise.shape))
     callback = partial(_called_back, run, args[5])
-    with installed(run, guider) as compiled:
-        out = executor(*args[:5], callback, *args[6:], **kwargs)
-    run.finish()
+    try:
+        with installed(run, guider) as compiled:
+            out = executor(*args[:5], callback, *args[6:], **kwargs)
+        run.finish()
+    except BaseException:
+        run.abandon()
+        raise
     beside = _other_override(guider)
     if compiled:
         beside += "; Torch Compile is set aside: a compiled model cannot be watched or changed"
     for asker, line in run.reports():
         tell(asker, line + beside)
     return out
+
+
+def _name(sampler: Any) -> str:
+    """euler, heun …; of a sampler that another pack made, its class."""
+    function = getattr(sampler, "sampler_function", None)
+    return getattr(function, "__name__", type(sampler).__name__).removeprefix("sample_")
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from ..run import Operands, Run
+from ..operands import Operands
+from ..run import Run
 from ..sites import Evaluation, Layout, Site
 
 PARAMETERS = ("query", "key", "value", "attn_mask")  # of the function heard, in this order

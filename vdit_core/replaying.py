@@ -1,0 +1,152 @@
+"""Calls that use a source kept earlier: its rows come into the call as guests, and leave it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .attention.dense import taken
+from .edits.replay import Replay
+from .operands import Operands
+from .plan import AttentionPlan
+from .program import Edit
+from .sites import Call, Layout
+from .sources import Key, SourceHeader
+from .steps import Schedule
+
+
+def check_source(
+    edit: Edit, layout: Layout, schedule: Schedule, chosen: dict[str, tuple[int, ...]]
+) -> None:
+    """Raises ValueError unless the sampling is one that the source can be replayed in."""
+    assert isinstance(edit.change, Replay)
+    header, name = edit.change.source.header, edit.asker.name
+    same = len(header.sigmas) == len(schedule.sigmas) and all(
+        abs(a - b) <= 1e-4 * max(1.0, b)
+        for a, b in zip(schedule.sigmas, header.sigmas, strict=True)
+    )
+    facts = {
+        "model": (f"{layout.family} with {layout.layers} layers", header.model),
+        "sampler": (schedule.sampler, header.sampler),
+        "number of steps": (schedule.steps, len(header.sigmas) - 1),
+    }
+    for what, (now, then) in facts.items():
+        if now != then:
+            raise ValueError(
+                f"{name}: the {what} is {now}, but the source's was {then}; use the same"
+            )
+    if not same:
+        raise ValueError(
+            f"{name}: the noise levels differ from the source's; use the same scheduler, denoise "
+            "and shift"
+        )
+    _check_kept(edit, header, schedule, chosen)
+
+
+def check_size(edit: Edit, latent: tuple[int, ...]) -> None:
+    """Raises ValueError unless a video [B, C, F, H, W] is of the source's size."""
+    if not isinstance(edit.change, Replay):
+        return
+    then = edit.change.source.header.latent
+    if latent[1:] != then[1:] or then[0] not in (1, latent[0]):
+        raise ValueError(
+            f"{edit.asker.name}: the latent is {_size(latent)}, but the source's was {_size(then)}; use "
+            "the same size and length, and a batch of the source's size (or a source of one)"
+        )
+
+
+def _check_kept(
+    edit: Edit, header: SourceHeader, schedule: Schedule, chosen: dict[str, tuple[int, ...]]
+) -> None:
+    name, kept = edit.asker.name, {key[:2] for key in header.kept}
+    for site, heads in chosen.items():
+        if missing := sorted(set(heads) - set(header.heads.get(site, ()))):
+            raise ValueError(
+                f"{name}: heads {', '.join(map(str, missing))} of {site} are not in the source; "
+                "choose others here, or more on VDiT Record Source"
+            )
+        for number, level in enumerate(header.levels):
+            if schedule.inside(edit.window, level) and (site, number) not in kept:
+                raise ValueError(
+                    f"{name}: the source holds no noise level {level:.4g} of {site}; narrow "
+                    "start_percent and end_percent, or widen them on VDiT Record Source"
+                )
+
+
+def with_guests(edits: Sequence[Edit], call: Call, x: Operands) -> tuple[Call, Operands]:
+    """The call with the source's rows in front, for the rows that these edits change."""
+    if not edits:
+        return call, x
+    change, name = edits[-1].change, edits[-1].asker.name
+    assert isinstance(change, Replay)  # all of one source, see check_sources
+    header = change.source.header
+    _check_level(name, header, call)
+    wanted = torch.stack([call.rows(edit.branch) for edit in edits]).any(0).nonzero()[:, 0].tolist()
+    if not wanted:
+        return call, x
+    kept = [change.source.shelf.get(_key(name, header, call, row)) for row in wanted]
+    if kept[0].q.shape[1] != x.q.shape[2]:
+        raise ValueError(
+            f"{name}: {call.site} has {x.q.shape[2]} tokens, the source {kept[0].q.shape[1]}; use "
+            "the same size and, where video and text attend together, prompts of the same length"
+        )
+    heads = torch.tensor(header.heads[call.site.name]).to(x.q.device)
+
+    def joined(own: Tensor, field: str) -> Tensor:
+        guests = own[wanted].clone()
+        guests[:, heads] = torch.stack([getattr(one, field) for one in kept]).to(own)
+        return torch.cat([guests, own])
+
+    mask = x.mask
+    if mask is not None and mask.shape[0] > 1:
+        assert all(one.mask is not None for one in kept)
+        mask = torch.cat([*(one.mask[None].to(mask) for one in kept if one.mask is not None), mask])
+    lengths = x.prompts if x.prompts is None else torch.cat([x.prompts[wanted], x.prompts])
+    values = torch.cat([x.v[wanted], x.v])
+    more = replace(x, q=joined(x.q, "q"), k=joined(x.k, "k"), v=values, mask=mask)
+    return call.with_guests(wanted), replace(more, prompts=lengths)
+
+
+def settled(call: Call, x: Operands, plan: AttentionPlan) -> tuple[Call, Operands, AttentionPlan]:
+    """Without the guests, where their Q and K can be put into the places of those that use them."""
+    source, n = plan.source, call.guests
+    if not n or plan.video is not None or source is None:
+        return call, x, plan
+    if not bool(((source.strength == 0) | (source.strength == 1)).all()):
+        return call, x, plan
+    q, k, mask = taken((x.q, x.k, x.mask), (x.q, x.k, x.mask), source)
+    if mask is not None and mask.shape[0] > 1:
+        mask = mask[n:]
+    lengths = x.prompts if x.prompts is None else x.prompts[n:]
+    fewer = replace(x, q=q[n:], k=k[n:], v=x.v[n:], mask=mask, prompts=lengths)
+    return call.without_guests(), fewer, replace(plan, source=None).of_rows(n)
+
+
+def _check_level(name: str, header: SourceHeader, call: Call) -> None:
+    known = call.evaluation < len(header.levels)
+    if not known or abs(header.levels[call.evaluation] - call.sigma) > 1e-4 * max(1.0, call.sigma):
+        raise ValueError(
+            f"{name}: evaluation {call.evaluation} of the model is at noise level {call.sigma:.4g}, but "
+            "the source's was not; use the same sampler, steps, scheduler and shift"
+        )
+
+
+def _key(name: str, header: SourceHeader, call: Call, row: int) -> Key:
+    """What the source calls the row that a row takes its map from."""
+    several = header.latent[0] > 1
+    item, prompt = call.items[row] if several else 0, call.prompts[row] if call.prompts else 0
+    key = call.site.name, call.evaluation, call.branches[row], prompt, item
+    if key not in header.keys:
+        raise ValueError(
+            f"{name}: the source holds no {call.branches[row]} call of video {item} (prompt "
+            f"{prompt}); use the same cfg and batch, or choose another branch"
+        )
+    return key
+
+
+def _size(latent: tuple[int, ...]) -> str:
+    batch, channels, *size = latent
+    return f"{' × '.join(map(str, size))} of {channels} channels in a batch of {batch}"
