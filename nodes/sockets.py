@@ -14,6 +14,7 @@ from ..vdit_core.sites import BRANCHES
 
 CATEGORY = "VDiT Attention"
 Record = io.Custom("VDIT_RECORD")
+Source = io.Custom("VDIT_SOURCE")
 
 GRAMMAR = (
     "all, none, mid, numbers and ranges (0,3,19-21), counted from the end (-1, -4--1), "

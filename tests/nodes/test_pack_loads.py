@@ -28,6 +28,11 @@ INPUTS = {
     "VDiTPairLatent": "latent",
     "VDiTTransfer": "model, layers, heads, strength, region, start_percent, end_percent, branch",
     "VDiTSplitPair": "latent",
+    "VDiTRecordSource": "model, layers, heads, dtype, place, filename_prefix, start_percent, "
+    "end_percent, branch",
+    "VDiTLoadSource": "folder",
+    "VDiTReplaySource": "model, source, layers, heads, strength, region, start_percent, "
+    "end_percent, branch, latent",
     "VDiTSkipHeads": "model, heads, start_percent, end_percent, branch, region",
     "VDiTPerturb": "model, map, strength, layers, heads, start_percent, end_percent, branch, "
     "region",
@@ -47,6 +52,9 @@ OUTPUTS = {
     "VDiTPairLatent": "LATENT",
     "VDiTTransfer": "MODEL",
     "VDiTSplitPair": "LATENT, LATENT",
+    "VDiTRecordSource": "MODEL, VDIT_SOURCE",
+    "VDiTLoadSource": "VDIT_SOURCE",
+    "VDiTReplaySource": "MODEL",
     "VDiTSkipHeads": "MODEL",
     "VDiTPerturb": "MODEL",
     "VDiTSparsity": "MODEL",
@@ -56,6 +64,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "VDiTCapture": {"steps": "mid", "layers": "all", "heads": "all", "branch": "both"}
     | {"sinks": False, "structure": False, "sparsity": False, "frames": "all"},
     "VDiTTransfer": {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "branch": "both"},
+    "VDiTRecordSource": {"dtype": "bf16", "place": "memory", "layers": "all"},
+    "VDiTReplaySource": {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},
     "VDiTPerturb": {"map": "identity", "strength": 1.0, "region": "all"},
     "VDiTTemperature": {"temperature": 0.7, "region": "all"},
     "VDiTSkipHeads": {"heads": "-1:0", "region": "all"},
