@@ -15,6 +15,7 @@ from typing import Any
 
 from . import workflow_notes as notes
 from .canvas import Canvas, Group
+from .graphs import recorded
 from .server import ComfyServer
 from .stages import Stage, compare, draw, tell
 from .workflow_api import Json
@@ -302,6 +303,7 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
         c, HUNYUAN_VIDEO, notes.HUNYUAN_ATTENTION_MAPS, 216, "17"
     ),
     "hunyuan_video_transfer": lambda c: transfer(c, HUNYUAN_VIDEO, notes.HUNYUAN_TRANSFER, "all"),
+    **recorded.WORKFLOWS,
 }
 
 

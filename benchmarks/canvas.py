@@ -50,6 +50,8 @@ EXTRA = {  # pixels for what a node shows below its widgets
     "VDiTCapture": 44,  # the line that says what it did
     "VDiTCompareVideos": 330,
     "VDiTPerturb": 44,
+    "VDiTRecordSource": 66,
+    "VDiTReplaySource": 44,
     "VDiTSkipHeads": 44,
     "VDiTSparsity": 190,  # a line for each layer
     "VDiTStatistics": 330,

@@ -108,6 +108,17 @@ CHAPTERS = (
         more="Frame by frame",
     ),
     Chapter(
+        "toy_recorded_transfer",
+        "Sample the source once",
+        "Its queries and keys in layers 1 to 4 were kept on disk, and other prompts sampled with "
+        "the maps they make, from the same noise.",
+    ),
+    Chapter(
+        "toy_load_source",
+        "And use it again",
+        "A source is a folder. Here another prompt takes its maps from there.",
+    ),
+    Chapter(
         "toy_load_record",
         "Look again later",
         "A record is a file. These maps were drawn from it without a model and without sampling.",

@@ -1,0 +1,1 @@
+"""Workflows by theme: their builders, and the notes in them."""
