@@ -32,8 +32,8 @@ class VDiTRecordSource(io.ComfyNode):
             category=f"{sockets.CATEGORY}/transfer",
             search_aliases=["record attention source", "keep QK", "attention injection"],
             description="Keep the queries and keys of chosen layers while a video is sampled, "
-            "which it does not change. VDiT Replay Source uses its attention maps in any number of later "
-            "samplings. How much it keeps is said on this node before anything is kept, and "
+            "which it does not change. VDiT Replay Source uses its attention maps in any number of "
+            "later samplings. How much it keeps is said on this node before anything is kept, and "
             "refused if there is no room. (arXiv 2504.10317, §3.1)",
             inputs=[
                 io.Model.Input("model", tooltip="The model of the source; it stays as it is."),

@@ -54,7 +54,8 @@ def check_size(edit: Edit, latent: tuple[int, ...]) -> None:
     if latent[1:] != then[1:] or then[0] not in (1, latent[0]):
         raise ValueError(
             f"{edit.asker.name}: the latent is {_size(latent)}, but the source's was "
-            f"{_size(then)}; use the same size and length, and a batch of the source's size (or a source of one)"
+            f"{_size(then)}; use the same size and length, and a batch of the source's size (or a "
+            "source of one)"
         )
 
 
@@ -130,7 +131,8 @@ def _check_level(name: str, header: SourceHeader, call: Call) -> None:
     if not known or abs(header.levels[call.evaluation] - call.sigma) > 1e-4 * max(1.0, call.sigma):
         raise ValueError(
             f"{name}: evaluation {call.evaluation} of the model is at noise level "
-            f"{call.sigma:.4g}, but the source's was not; use the same sampler, steps, scheduler and shift"
+            f"{call.sigma:.4g}, but the source's was not; use the same sampler, steps, scheduler "
+            "and shift"
         )
 
 

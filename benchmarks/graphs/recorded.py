@@ -13,7 +13,8 @@ from ..worlds import TOY, WAN21, World
 _SHOWS = """## One source, many targets
 
 **VDiT Record Source** keeps queries and keys of some layers while the source is sampled, and does
-not change it. **VDiT Replay Source** samples other prompts with its maps, without sampling it again.
+not change it. **VDiT Replay Source** samples other prompts with its maps, without sampling it
+again.
 """
 RECORDED = f"""{TOY_NOTE}{_SHOWS}
 **Look at** the paths: with the maps of layers 1 to 4 the other objects are drawn towards the
