@@ -111,7 +111,8 @@ CHAPTERS = (
         "toy_recorded_transfer",
         "Sample the source once",
         "Its queries and keys in layers 1 to 4 were kept on disk, and other prompts sampled with "
-        "the maps they make, from the same noise.",
+        "the maps they make, from the same noise. The blue circle falls where the red one does; "
+        "the green square, of which every word differs, follows less and loses its corners.",
     ),
     Chapter(
         "toy_load_source",

@@ -17,8 +17,8 @@ not change it. **VDiT Replay Source** samples other prompts with its maps, witho
 again.
 """
 RECORDED = f"""{TOY_NOTE}{_SHOWS}
-**Look at** the paths: with the maps of layers 1 to 4 the other objects are drawn towards the
-source's.
+**Look at** the paths: the blue circle falls where the red one does. The green square, of which
+every word differs, follows it less and loses its corners.
 
 **Try** `strength` 0.5, or `end_percent` 0.4 on VDiT Replay Source. *toy_load_source* replays the
 folder that this workflow writes.
