@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import comfy.model_management
 import folder_paths
@@ -183,9 +184,13 @@ class VDiTReplaySource(io.ComfyNode):
 
 def _shelf(place: str, prefix: str) -> Shelf:
     if place == "memory":
-        return Memory(lambda: comfy.model_management.get_free_memory(torch.device("cpu")))
+        return Memory(_free_memory)
     folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, str(_output()))
     return Folder(Path(folder) / f"{name}_{counter:05}_")
+
+
+def _free_memory() -> int:
+    return cast(int, comfy.model_management.get_free_memory(torch.device("cpu")))
 
 
 def _folders() -> list[str]:

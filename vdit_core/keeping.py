@@ -38,7 +38,7 @@ class Keeper:
             return False
         rows: list[int] = call.rows(spec.branch).nonzero()[:, 0].tolist()
         if rows:
-            self._check(call, x)
+            self._check_mask(x)
         heads = torch.tensor(self.chosen[call.site]).to(x.q.device)
         for row in rows:
             q, k = (part[row, heads].to(DTYPES[spec.dtype]).cpu() for part in (x.q, x.k))
@@ -58,17 +58,12 @@ class Keeper:
         where = self.layout.family, self.layout.layers, schedule.sampler, schedule.sigmas
         return SourceHeader(*where, levels, latent, self.spec.dtype, heads, tuple(self.kept))
 
-    def _check(self, call: Call, x: Operands) -> None:
-        name, mask = self.spec.asker.name, x.mask
-        if call.excerpt is not None:
-            raise ValueError(
-                f"{name}: Context Windows cut the video, which a source cannot hold; take them off "
-                "this sampler"
-            )
+    def _check_mask(self, x: Operands) -> None:
+        mask = x.mask
         if mask is not None and mask.shape[0] > 1 and mask.shape[1:3] != (1, 1):
             raise ValueError(
-                f"{name}: the model's attention mask differs from query to query, which a source "
-                "cannot hold; use VDiT Transfer with a pair instead"
+                f"{self.spec.asker.name}: the model's attention mask differs from query to query, "
+                "which a source cannot hold; use VDiT Transfer with a pair instead"
             )
 
     def _check_room(self, each: int) -> None:

@@ -145,7 +145,7 @@ def check_blocks(program: Program, layout: Layout) -> None:
         if not isinstance(blocks.change, Sparsify) or blocks.change.mode != "block":
             continue
         for other in edits:
-            if not _in_part(other.change):
+            if not isinstance(other.change, PairTransfer | Replay) or other.change.strength == 1:
                 continue
             if shared := _shared_layers(blocks, other, layout):
                 raise ValueError(

@@ -162,8 +162,9 @@ class Run:
             return None
         self.poll()
         report = partial(self.thinned.hear, plan, call)
-        how = {"dense": x.dense, "mask": x.mask, "scale": x.scale, "report": report}
-        return attend(x.q, x.k, x.v, plan, **how)[call.guests :]
+        qkv = x.q, x.k, x.v
+        out = attend(*qkv, plan, dense=x.dense, mask=x.mask, scale=x.scale, report=report)
+        return out[call.guests :]
 
     @property
     def needs_rehearsal(self) -> bool:

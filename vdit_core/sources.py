@@ -196,10 +196,10 @@ def load_source(path: Path) -> Source:
 
 def _decoded(stored: dict[str, Any]) -> SourceHeader:
     """What JSON made of a header; it has no tuples."""
-    plain = {k: tuple(stored[k]) for k in ("sigmas", "levels", "latent")}
+    tuples: dict[str, Any] = {k: tuple(stored[k]) for k in ("sigmas", "levels", "latent")}
     kept = tuple((str(s), int(n), str(b), int(p), int(i)) for s, n, b, p, i in stored["kept"])
-    heads = {site: tuple(found) for site, found in stored["heads"].items()}
-    return SourceHeader(**(stored | plain | {"kept": kept, "heads": heads}))
+    tuples |= {"kept": kept, "heads": {s: tuple(found) for s, found in stored["heads"].items()}}
+    return SourceHeader(**(stored | tuples))
 
 
 def _file(key: Key) -> str:

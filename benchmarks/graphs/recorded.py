@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ..canvas import Canvas, Group
 from ..stages import Stage
@@ -28,6 +29,8 @@ LOADED = f"""{TOY_NOTE}## A source from disk
 Run **toy_recorded_transfer** first: it writes the folder that **VDiT Load Source** opens here.
 
 **Look at** the video: another prompt with the same maps, and the source is not sampled at all.
+
+**Try** other prompts and seeds; with another seed the noise is not the source's, and less fits.
 """
 WAN_RECORDED = f"""{WAN}{_SHOWS}
 **Look at** the line on VDiT Record Source: it says how much is kept, before anything is. Eight
@@ -37,7 +40,7 @@ layers for the first third of 30 steps take about 14 GB of RAM at this size.
 """
 
 
-def recorded(canvas: Canvas, world: World, note: str, targets: list[str], **kept: object) -> None:
+def recorded(canvas: Canvas, world: World, note: str, targets: list[str], **kept: Any) -> None:
     """Keep a source, and replay it for some targets."""
     prompts = {"Source prompt": world.prompt}
     prompts |= {f"Target prompt {n}": text for n, text in enumerate(targets, 1)}

@@ -29,4 +29,4 @@ def test_csv_keeps_every_digit_and_awkward_words() -> None:
 def test_tables_of_the_same_columns_join_and_others_do_not() -> None:
     assert len((TABLE + TABLE).rows) == 4
     with pytest.raises(ValueError, match="does not continue"):
-        TABLE + Table(["layer"], [])
+        _ = TABLE + Table(["layer"], [])

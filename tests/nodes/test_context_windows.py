@@ -20,6 +20,7 @@ from torch import Tensor
 from vdit_attention.tests.nodes import tiny
 from vdit_attention.tests.nodes.test_labels import entropies, planted
 from vdit_attention.tests.oracle import Case, assert_as_good_as_torch, no_wish
+from vdit_attention.vdit_core.edits.replay import Replay
 from vdit_attention.vdit_core.edits.temperature import Temperature
 from vdit_attention.vdit_core.edits.transfer import PairTransfer
 from vdit_attention.vdit_core.figures import attention_map
@@ -29,9 +30,10 @@ from vdit_attention.vdit_core.figures.origin import check_origin
 from vdit_attention.vdit_core.figures.panels import choose_calls
 from vdit_attention.vdit_core.host.comfy import attach
 from vdit_attention.vdit_core.pairs import pair_latent, pair_prompts
-from vdit_attention.vdit_core.program import Asker, Capture
+from vdit_attention.vdit_core.program import Asker, Capture, Keep
 from vdit_attention.vdit_core.record import Record, load_record, save_record
-from vdit_attention.vdit_core.selection import every_layer, parse_selection
+from vdit_attention.vdit_core.selection import every_layer, parse_selection, parse_where
+from vdit_attention.vdit_core.sources import Memory, Source
 
 LONG = 7  # latent frames
 SCHEDULES = ["standard_static", "standard_uniform", "looped_uniform", "batched"]
@@ -178,6 +180,16 @@ def test_a_pair_is_refused_as_comfyui_itself_cannot_cut_two_videos(model: ModelP
         "Edit: ComfyUI's Context Windows take one video at a time, a pair is two; take that node "
         "out"
     )
+
+
+def test_a_source_can_neither_be_kept_nor_replayed_in_windows(model: ModelPatcher) -> None:
+    source = Source(Memory(lambda: 2**40))
+    keep = Keep(Asker("Keep"), parse_where("all", "all"), source)
+    tiny.sample(attach(model, keep), latent=tiny.empty_latent(frames=LONG))
+    for changed in (attach(cut(model), keep), tiny.edited(cut(model), Replay(source, 1.0))):
+        with pytest.raises(ValueError, match="Context Windows cut the video, a source does not"):
+            tiny.sample(changed, latent=tiny.empty_latent(frames=LONG))
+        tiny.sample(attach(model, keep), latent=tiny.empty_latent(frames=LONG))
 
 
 def test_frames_cannot_be_chosen_where_each_call_sees_others(model: ModelPatcher) -> None:

@@ -169,7 +169,7 @@ def value_problems(kind: str, item: Input, value: Any) -> Iterator[str]:
 def is_file(kind: str, item: Input) -> bool:
     """Whether the choices are files that are on this machine."""
     names = ("unet_name", "clip_name", "clip_name1", "clip_name2", "vae_name")
-    return item.name in names or kind == "VDiTLoadRecord"
+    return item.name in names or kind in ("VDiTLoadRecord", "VDiTLoadSource")
 
 
 Box = tuple[float, float, float, float]

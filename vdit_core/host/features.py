@@ -9,7 +9,8 @@ import comfy.patcher_extension
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
-from ..program import Edit, Spec
+from ..edits.replay import Replay
+from ..program import Edit, Keep, Spec
 from ..sites import Excerpt
 
 _COMPILE_KEY = "torch.compile"  # of the wrapper that Torch Compile adds
@@ -71,6 +72,8 @@ def _windows(spec: Spec, guider: Any, shape: tuple[int, ...]) -> str:
     dim: Any = getattr(handler, "dim", None)
     if handler is None or (dim in range(len(shape)) and shape[dim] <= handler.context_length):
         return ""
+    if isinstance(spec, Keep) or (isinstance(spec, Edit) and isinstance(spec.change, Replay)):
+        return "ComfyUI's Context Windows cut the video, a source does not; take that node out"
     if isinstance(spec, Edit):
         pairs = (
             "ComfyUI's Context Windows take one video at a time, a pair is two; take that node out"
