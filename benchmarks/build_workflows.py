@@ -192,6 +192,12 @@ def perturbed(title: str, kind: str, strength: float, layers: str) -> Variant:
     )
 
 
+def frozen(title: str, pivot: int, strength: float, layers: str) -> Variant:
+    file = f"freeze_{pivot}_{layers}" if strength else "freeze_none"
+    inputs = {"pivot_step": pivot, "strength": strength, "layers": layers}
+    return Variant(title, file, "VDiTFreezeHeads", inputs)
+
+
 def sparse(title: str, file: str, sparsity: float, **inputs: Any) -> Variant:
     return Variant(title, f"sparsity_{file}", "VDiTSparsity", {"sparsity": sparsity, **inputs})
 
@@ -215,6 +221,17 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
             skipping("Without layer 0", "layer_0", "0:*"),
             skipping("Without layer 1", "layer_1", "1:*"),
             skipping("Without any self-attention", "all", "all:*"),
+        ],
+    ),
+    "toy_freeze_heads": lambda c: variants(
+        c,
+        TOY,
+        notes.FREEZE_HEADS,
+        [
+            frozen("Untouched", 4, 0.0, "all"),
+            frozen("All maps of step 4 kept", 4, 1.0, "all"),
+            frozen("All maps of step 10 kept", 10, 1.0, "all"),
+            frozen("Layers 3 to 5 keep their maps of step 4", 4, 1.0, "3-5"),
         ],
     ),
     "toy_perturb": lambda c: variants(

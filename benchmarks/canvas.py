@@ -49,6 +49,7 @@ EXTRA = {  # pixels for what a node shows below its widgets
     "VDiTAttentionMap": 330,
     "VDiTCapture": 44,  # the line that says what it did
     "VDiTCompareVideos": 330,
+    "VDiTFreezeHeads": 44,
     "VDiTPerturb": 44,
     "VDiTRecordSource": 66,
     "VDiTReplaySource": 44,

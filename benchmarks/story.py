@@ -78,6 +78,12 @@ CHAPTERS = (
         "without its map; in layer 2 the mean does almost as well.",
     ),
     Chapter(
+        "toy_freeze_heads",
+        "Keep the map of one step",
+        "Heads keep the attention map of step 4 or 10 of 20 for the steps after it. The circle's "
+        "path is settled by step 4; its size is not, and comes out larger.",
+    ),
+    Chapter(
         "toy_skip_heads",
         "Leave heads out",
         "The output of chosen heads is set to zero and they are not computed. Here one head costs "

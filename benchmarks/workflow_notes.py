@@ -297,3 +297,15 @@ source's attention map (arXiv 2504.10317, §3.1, which shows it for Wan).
 
 **Try** `layers` = `0-19` (the double blocks), and `region` = `video→video`.
 """
+
+FREEZE_HEADS = f"""{TOY}## When is it settled who looks at whom?
+
+**VDiT Freeze Heads** keeps the attention map of one step for all steps after it. What is seen goes
+on changing, who looks at whom does not.
+
+**Look at** the path: the circle falls where it would in all four, so that is settled by step 4. Its
+size is not: with the maps of step 4 it comes out larger, with those of step 10 only its outline
+differs.
+
+**Try** other steps; `branch` = `cond`.
+"""

@@ -1,4 +1,4 @@
-"""Nodes that keep a sampling's queries and keys, and use their maps in later samplings."""
+"""Nodes that keep queries and keys, and use their maps later, in this sampling or in others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
+from ..vdit_core.edits.freeze import Freeze
 from ..vdit_core.edits.replay import Replay
 from ..vdit_core.host.comfy import attach
 from ..vdit_core.pairs import Latent
@@ -182,6 +183,55 @@ class VDiTReplaySource(io.ComfyNode):
         return sockets.edited(cls, model, change, where, start_percent, end_percent, branch)
 
 
+class VDiTFreezeHeads(io.ComfyNode):
+    """Heads keep the map of one step for the steps after it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VDiTFreezeHeads",
+            display_name="VDiT Freeze Heads",
+            category=f"{sockets.CATEGORY}/edit",
+            search_aliases=["freeze attention", "freeze maps", "keep attention map"],
+            description="From the step after the pivot on, chosen heads keep the attention map of "
+            "the pivot step of this very sampling: who looks at whom is settled there, what is "
+            "seen goes on changing.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to change; the input stays as it is."),
+                io.Int.Input(
+                    "pivot_step",
+                    default=4,
+                    min=0,
+                    max=9999,
+                    tooltip="The step whose map is kept, from 0; at least one step must follow.",
+                ),
+                sockets.layers_input(),
+                sockets.heads_input(),
+                sockets.strength_input("s in (1 − s) · own map + s · map of the pivot step."),
+                sockets.region_input(optional=False),
+                sockets.window_inputs()[1],
+                sockets.branch_input(),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with frozen heads, for a sampler.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: ModelPatcher,
+        pivot_step: int,
+        layers: str,
+        heads: str,
+        strength: float,
+        region: str,
+        end_percent: float,
+        branch: str,
+    ) -> io.NodeOutput:
+        change, where = Freeze(pivot_step, strength, region), parse_where(layers, heads)
+        return sockets.edited(cls, model, change, where, 0.0, end_percent, branch)
+
+
 def _shelf(place: str, prefix: str) -> Shelf:
     if place == "memory":
         return Memory(_free_memory)
@@ -202,4 +252,4 @@ def _output() -> Path:
     return Path(folder_paths.get_output_directory())
 
 
-NODES = [VDiTRecordSource, VDiTLoadSource, VDiTReplaySource]
+NODES = [VDiTRecordSource, VDiTLoadSource, VDiTReplaySource, VDiTFreezeHeads]

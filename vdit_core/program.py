@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .edits import Change
+from .edits.freeze import Freeze
 from .edits.replay import Replay
 from .edits.sparsity import Sparsify
 from .edits.transfer import PairTransfer
@@ -14,6 +15,7 @@ from .selection import HeadList, Selection
 from .sites import BRANCHES, Kind, Layout, Site
 from .sources import DTYPES, Source
 
+SOURCED = PairTransfer | Replay | Freeze  # edits of the field `source`
 EDITED: frozenset[Kind] = frozenset({"self", "joint"})
 
 
@@ -145,7 +147,7 @@ def check_blocks(program: Program, layout: Layout) -> None:
         if not isinstance(blocks.change, Sparsify) or blocks.change.mode != "block":
             continue
         for other in edits:
-            if not isinstance(other.change, PairTransfer | Replay) or other.change.strength == 1:
+            if not isinstance(other.change, SOURCED) or other.change.strength == 1:
                 continue
             if shared := _shared_layers(blocks, other, layout):
                 raise ValueError(
@@ -160,8 +162,9 @@ def check_sources(program: Program, layout: Layout) -> None:
     edits = [s for s in program if isinstance(s, Edit) and s.change.field == "source"]
     for index, old in enumerate(edits):
         for new in edits[index + 1 :]:
-            a, b = (getattr(edit.change, "source", None) for edit in (old, new))
-            if a is not b and (shared := _shared_layers(new, old, layout)):
+            a, b = (edit.change for edit in (old, new))
+            assert isinstance(a, SOURCED) and isinstance(b, SOURCED)
+            if a.origin != b.origin and (shared := _shared_layers(new, old, layout)):
                 raise ValueError(
                     f"{new.asker.name}: layers {shared} already take their maps from elsewhere "
                     f"({old.asker.name}); choose other layers, or take one of the two out"
@@ -223,7 +226,7 @@ def check_regions(program: Program, layout: Layout) -> None:
 
 def _in_part(change: Change) -> bool:
     """Whether a change mixes a source's map with the own one."""
-    return isinstance(change, PairTransfer | Replay) and change.strength != 1
+    return isinstance(change, SOURCED) and change.strength != 1
 
 
 def _shared_layers(a: Edit, b: Edit, layout: Layout) -> str:

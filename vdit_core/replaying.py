@@ -10,11 +10,12 @@ from torch import Tensor
 
 from .attention.dense import taken
 from .edits.replay import Replay
+from .freezing import Frozen
 from .operands import Operands
 from .plan import AttentionPlan
 from .program import Edit
 from .sites import Call, Layout
-from .sources import Key, SourceHeader
+from .sources import Kept, Key, SourceHeader
 from .steps import Schedule
 
 
@@ -77,24 +78,23 @@ def _check_kept(
                 )
 
 
-def with_guests(edits: Sequence[Edit], call: Call, x: Operands) -> tuple[Call, Operands]:
+def with_guests(
+    edits: Sequence[Edit], frozen: Frozen, call: Call, x: Operands
+) -> tuple[Call, Operands]:
     """The call with the source's rows in front, for the rows that these edits change."""
     if not edits:
         return call, x
-    change, name = edits[-1].change, edits[-1].asker.name
-    assert isinstance(change, Replay)  # all of one source, see check_sources
-    header = change.source.header
-    _check_level(name, header, call)
     wanted = torch.stack([call.rows(edit.branch) for edit in edits]).any(0).nonzero()[:, 0].tolist()
     if not wanted:
         return call, x
-    kept = [change.source.shelf.get(_key(name, header, call, row)) for row in wanted]
+    edit = edits[-1]  # all are of one origin, see check_sources
+    name, kept = edit.asker.name, [_found(edit, frozen, call, row) for row in wanted]
     if kept[0].q.shape[1] != x.q.shape[2]:
         raise ValueError(
             f"{name}: {call.site} has {x.q.shape[2]} tokens, the source {kept[0].q.shape[1]}; use "
             "the same size and, where video and text attend together, prompts of the same length"
         )
-    heads = torch.tensor(header.heads[call.site.name]).to(x.q.device)
+    heads = torch.tensor(_heads(edit, call)).to(x.q.device)
 
     def joined(own: Tensor, field: str) -> Tensor:
         guests = own[wanted].clone()
@@ -124,6 +124,22 @@ def settled(call: Call, x: Operands, plan: AttentionPlan) -> tuple[Call, Operand
     lengths = x.prompts if x.prompts is None else x.prompts[n:]
     fewer = replace(x, q=q[n:], k=k[n:], v=x.v[n:], mask=mask, prompts=lengths)
     return call.without_guests(), fewer, replace(plan, source=None).of_rows(n)
+
+
+def _found(edit: Edit, frozen: Frozen, call: Call, row: int) -> Kept:
+    """What a row takes its map from."""
+    if not isinstance(edit.change, Replay):
+        return frozen.get(edit, call, row)
+    source, name = edit.change.source, edit.asker.name
+    _check_level(name, source.header, call)
+    return source.shelf.get(_key(name, source.header, call, row))
+
+
+def _heads(edit: Edit, call: Call) -> Sequence[int]:
+    """Which heads were kept."""
+    if isinstance(edit.change, Replay):
+        return edit.change.source.header.heads[call.site.name]
+    return range(call.site.heads)
 
 
 def _check_level(name: str, header: SourceHeader, call: Call) -> None:

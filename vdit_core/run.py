@@ -22,7 +22,9 @@ from .attention import (
     measure,
 )
 from .continuing import check_joins, earlier_data, joined
+from .edits.freeze import Freeze
 from .edits.replay import Replay
+from .freezing import Frozen
 from .grid import TokenGrid
 from .keeping import Keeper
 from .operands import Operands
@@ -79,6 +81,7 @@ class Run:
         self.of_pairs = any(isinstance(s, Edit) and s.change.pairs for s in self.active)
         self.rehearsing = False  # a dense evaluation before the one that counts
         self.thinned = Thinned()
+        self.frozen = Frozen(schedule)
         self.latent: tuple[int, ...] = ()
         self.keepers = {
             spec: Keeper(spec, self.chosen[spec], layout, schedule, partial(say, spec.asker))
@@ -139,7 +142,10 @@ class Run:
             for spec, keeper in self.keepers.items():
                 self.fired[spec][call.site] += keeper.hear(call, x)
         original = x
-        call, x = with_guests(self._replays(call), call, x)
+        guested = self._sourced(call)
+        self.frozen.hear([e for e in guested if isinstance(e.change, Freeze)], call, x)
+        ready = [edit for edit in guested if self._ready(edit, call)]
+        call, x = with_guests(ready, self.frozen, call, x)
         call, x, plan = settled(call, x, self._plan(call, x))
         if plan.text is not None:
             prompt = x.grid().text
@@ -234,6 +240,8 @@ class Run:
         if isinstance(spec.change, Replay):
             chosen = {site.name: heads for site, heads in self.chosen[spec].items()}
             check_source(spec, self.layout, self.schedule, chosen)
+        if isinstance(spec.change, Freeze):
+            self.frozen.check(spec)
         if spec.change.pairs and batch % 2:
             raise ValueError(
                 f"{name}: it needs a batch of pairs (source, target), but this latent has a batch "
@@ -246,7 +254,7 @@ class Run:
         if self.of_pairs and call.site.kind == "joint" and x.prompts is not None:
             plan = plan.showing(x.prompts[:, None].expand(-1, call.site.heads))
         for spec in self.active:
-            if isinstance(spec, Edit) and self._applies(spec, call):
+            if isinstance(spec, Edit) and self._applies(spec, call) and self._ready(spec, call):
                 chosen = self._chosen(spec, call)
                 if bool(chosen.any()):
                     plan = spec.change.apply(plan, call, chosen)
@@ -256,9 +264,13 @@ class Run:
     def _applies(self, edit: Edit, call: Call) -> bool:
         return call.site in self.chosen[edit] and self.schedule.inside(edit.window, call.sigma)
 
-    def _replays(self, call: Call) -> list[Edit]:
+    def _sourced(self, call: Call) -> list[Edit]:
+        """Edits whose sources are no rows of the batch."""
         edits = [s for s in self.active if isinstance(s, Edit) and self._applies(s, call)]
-        return [edit for edit in edits if isinstance(edit.change, Replay)]
+        return [edit for edit in edits if isinstance(edit.change, Replay | Freeze)]
+
+    def _ready(self, edit: Edit, call: Call) -> bool:
+        return not isinstance(edit.change, Freeze) or self.frozen.ready(edit, call)
 
     def _chosen(self, edit: Edit, call: Call) -> Tensor:
         """Rows and heads an edit changes, [B, H] bool: of a pair only the target."""

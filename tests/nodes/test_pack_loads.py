@@ -33,6 +33,7 @@ INPUTS = {
     "VDiTLoadSource": "folder",
     "VDiTReplaySource": "model, source, layers, heads, strength, region, start_percent, "
     "end_percent, branch, latent",
+    "VDiTFreezeHeads": "model, pivot_step, layers, heads, strength, region, end_percent, branch",
     "VDiTSkipHeads": "model, heads, start_percent, end_percent, branch, region",
     "VDiTPerturb": "model, map, strength, layers, heads, start_percent, end_percent, branch, "
     "region",
@@ -55,6 +56,7 @@ OUTPUTS = {
     "VDiTRecordSource": "MODEL, VDIT_SOURCE",
     "VDiTLoadSource": "VDIT_SOURCE",
     "VDiTReplaySource": "MODEL",
+    "VDiTFreezeHeads": "MODEL",
     "VDiTSkipHeads": "MODEL",
     "VDiTPerturb": "MODEL",
     "VDiTSparsity": "MODEL",

@@ -32,6 +32,11 @@ class Replay:
     def neutral(self) -> bool:
         return self.strength == 0
 
+    @property
+    def origin(self) -> object:
+        """Edits of one origin can share a layer."""
+        return self.source
+
     def apply(self, plan: AttentionPlan, call: Call, chosen: Tensor) -> AttentionPlan:
         source = SourceRows(call.guest_rows(), torch.where(chosen, self.strength, 0.0))
         return plan.within(self.region, lambda part: part.sourced(chosen, source))

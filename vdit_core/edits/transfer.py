@@ -29,6 +29,11 @@ class PairTransfer:
     def neutral(self) -> bool:
         return self.strength == 0
 
+    @property
+    def origin(self) -> object:
+        """Edits of one origin can share a layer."""
+        return "pair"
+
     def apply(self, plan: AttentionPlan, call: Call, chosen: Tensor) -> AttentionPlan:
         source = Source(call.source_rows(), torch.where(chosen, self.strength, 0.0))
         return plan.within(self.region, lambda part: part.sourced(chosen, source))

@@ -1,0 +1,42 @@
+"""Freeze: heads keep, from a step on, the attention map that they have at that step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..plan import AttentionPlan, Source
+from ..sites import Call
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """After step `pivot` each row takes Q and K of itself at that step, in part or in full."""
+
+    pivot: int
+    strength: float = 1.0
+    region: str = "all"
+    field = "source"
+    pairs = False
+    rehearses = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength: got {self.strength}, allowed is 0 to 1")
+        if self.pivot < 0:
+            raise ValueError(f"pivot_step: got {self.pivot}, allowed is 0 (the first step) or more")
+
+    @property
+    def neutral(self) -> bool:
+        return self.strength == 0
+
+    @property
+    def origin(self) -> object:
+        """Edits of one origin can share a layer."""
+        return "frozen", self.pivot
+
+    def apply(self, plan: AttentionPlan, call: Call, chosen: Tensor) -> AttentionPlan:
+        source = Source(call.guest_rows(), torch.where(chosen, self.strength, 0.0))
+        return plan.within(self.region, lambda part: part.sourced(chosen, source))
