@@ -35,6 +35,7 @@ WIDTHS = {
     "VAELoader": 380,
     "VDiTAttentionMap": 460,
     "VDiTCompareVideos": 460,
+    "VDiTSensitivity": 460,
     "VDiTSparsity": 400,
     "VDiTStatistics": 460,
 }
@@ -53,6 +54,7 @@ EXTRA = {  # pixels for what a node shows below its widgets
     "VDiTPerturb": 44,
     "VDiTRecordSource": 66,
     "VDiTReplaySource": 44,
+    "VDiTSensitivity": 330,
     "VDiTSkipHeads": 44,
     "VDiTSparsity": 190,  # a line for each layer
     "VDiTStatistics": 330,
@@ -193,17 +195,16 @@ class Canvas:
         return node
 
     def _connect(self, node: Json, item: Input, value: Any) -> None:
-        if isinstance(value, Socket):
-            if item.is_widget:
-                raise ValueError(f"{self.name}: {item.name!r} of {node['type']} is a widget")
+        linked = isinstance(value, Socket)
+        if linked:
             self._link(node, item, value)
-        elif item.is_widget:
-            node["widgets_values"].append(item.default if value is None else value)
+        if item.is_widget:
+            node["widgets_values"].append(item.default if value is None or linked else value)
             if item.options.get("control_after_generate"):
                 node["widgets_values"].append("fixed")
-        elif item.required:
+        elif item.required and not linked:
             raise ValueError(f"{self.name}: {node['type']} needs its input {item.name!r}")
-        else:
+        elif not linked:
             node["inputs"].append(_input(item) | {"shape": 7, "link": None})
 
     def _link(self, node: Json, item: Input, origin: Socket) -> None:
@@ -249,7 +250,8 @@ def _linked(outputs: list[Json]) -> list[Json]:
 
 
 def _input(item: Input) -> Json:
-    return {"name": item.name, "type": item.kind}
+    widget = {"widget": {"name": item.name}} if item.is_widget else {}
+    return {"name": item.name, "type": item.kind} | widget
 
 
 def _group_json(index: int, group: Group) -> Json:

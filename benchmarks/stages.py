@@ -28,8 +28,10 @@ class Stage:
     def model(self) -> Socket:
         return self.loaded.model
 
-    def sample(self, model: Socket, positive: Socket, latent: Socket | None = None) -> Socket:
-        """Put a sampler on the canvas; returns its latent."""
+    def sample(
+        self, model: Socket, positive: Socket, latent: Socket | None = None, **chosen: Any
+    ) -> Socket:
+        """Put a sampler on the canvas; returns its latent. chosen: other settings, or a title."""
         node = self.canvas.add(
             "KSampler",
             model=model,
@@ -37,7 +39,7 @@ class Stage:
             negative=self.negative,
             latent_image=latent or self.latent,
             seed=self.world.seed,
-            **self.world.sampling,
+            **(self.world.sampling | chosen),
         )
         return node["LATENT"]
 

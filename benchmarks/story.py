@@ -99,6 +99,25 @@ CHAPTERS = (
         "small weights most.",
     ),
     Chapter(
+        "toy_sensitivity",
+        "Which layers can do without?",
+        "Figure 7 of the paper, without a sweep: one probe of 4 steps measures how far each "
+        "layer's attention output moves when its smallest weights are dropped, and gives each "
+        "layer the rate at which it moves by 10 %: little of the first four layers, most of the "
+        "last two. The schedule goes to the sampler by a wire. Beside it the same share, 45 %, "
+        "dropped in all layers.",
+        more="The videos, and how far each is from the dense one",
+        first="sheets",
+    ),
+    Chapter(
+        "toy_temperature_curve",
+        "What would a temperature do?",
+        "Figure 8 of the paper: from one record, how evenly each layer would look at nine "
+        "temperatures; below, the video as trained and with one layer at T = 0.5.",
+        first="sheets",
+        more="The videos",
+    ),
+    Chapter(
         "toy_mochi_attention_maps",
         "Video and text in one map",
         "The tiny Mochi attends to video and text together. The blue strip beside a map is how "
@@ -164,6 +183,15 @@ SECTIONS = (
         "transfer_far",
         "And when every word differs?",
         "The same for pairs whose colour, shape, background and motion all differ.",
+    ),
+    Section(
+        "sensitivity",
+        "Does the probe find what a sweep finds?",
+        "The probe (one prompt, 4 steps) against a full sweep: every prompt sampled once for each "
+        "layer, that layer alone sparse. On the tiny Wan the rankings agree fairly well, on the "
+        "tiny Mochi hardly: a change of a layer's output is not yet one of the video. What a "
+        "schedule does to the layers themselves is predicted well. Then what two schedules do, "
+        "beside the same share in all layers.",
     ),
     Section(
         "comparison",

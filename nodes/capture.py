@@ -22,6 +22,12 @@ _MORE = {
     "sparsity": "Also measure the exact quantile at `rate`, the mass below it, the mass kept at "
     "other rates, and the share of keys that hold 95 % of a row's mass. Takes longest.",
 }
+_PROBED = {
+    "sensitivity": "Also measure how far each layer's attention output moves when its smallest "
+    "weights are dropped, at rates from 0.1 to 0.95: for VDiT Sensitivity. Takes several times as "
+    "long as the other measurements; a few steps are enough.",
+    "temperatures": "Also measure the row entropy at temperatures from 0.25 to 4.",
+}
 
 
 class VDiTCapture(io.ComfyNode):
@@ -96,6 +102,10 @@ class VDiTCapture(io.ComfyNode):
                     "then low noise). The result holds both, its steps counted over the whole "
                     "schedule.",
                 ),
+                *(
+                    io.Boolean.Input(name, default=False, optional=True, tooltip=meaning)
+                    for name, meaning in _PROBED.items()
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The watched model, for a sampler."),
@@ -120,10 +130,13 @@ class VDiTCapture(io.ComfyNode):
         rate: float = 0.7,
         frames: str = "all",
         record: Record | None = None,
+        sensitivity: bool = False,
+        temperatures: bool = False,
     ) -> io.NodeOutput:
         filled = Record()
         chosen, at = parse_where(layers, heads), parse_selection(steps, "steps")
         asked = {"sinks": sinks, "structure": structure, "sparsity": sparsity}
+        asked |= {"sensitivity": sensitivity, "temperatures": temperatures}
         more = tuple(name for name, wanted in asked.items() if wanted)
         shown = None if frames.strip() == "all" else parse_selection(frames, "frames")
         asker = sockets.asker(cls)

@@ -42,6 +42,14 @@ class VDiTTemperature(io.ComfyNode):
                 *sockets.window_inputs(),
                 sockets.branch_input(),
                 sockets.region_input(),
+                io.String.Input(
+                    "schedule",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Another temperature for some layers: all=0.8; 44,45=1. Later entries "
+                    "win; layers it does not name take `temperature`. Empty: the same for all.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model with this temperature, for a sampler.")],
             hidden=[io.Hidden.unique_id],
@@ -58,8 +66,10 @@ class VDiTTemperature(io.ComfyNode):
         end_percent: float,
         branch: str,
         region: str = "all",
+        schedule: str = "",
     ) -> io.NodeOutput:
-        change, where = Temperature(temperature, region), parse_where(layers, heads)
+        each = parse_values(schedule).resolve(layer_count(model), temperature)
+        change, where = Temperature(temperature, region, each), parse_where(layers, heads)
         return sockets.edited(cls, model, change, where, start_percent, end_percent, branch)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from .attention import PROBED
 from .edits import Change
 from .edits.freeze import Freeze
 from .edits.replay import Replay
@@ -12,7 +13,7 @@ from .edits.transfer import PairTransfer
 from .plan import REGIONS
 from .record import Record
 from .selection import HeadList, Selection
-from .sites import BRANCHES, Kind, Layout, Site
+from .sites import BRANCHES, Kind, Layout, Site, in_runs
 from .sources import DTYPES, Source
 
 SOURCED = PairTransfer | Replay | Freeze  # edits of the field `source`
@@ -63,8 +64,9 @@ class Edit:
 class Capture:
     """Measure the maps of chosen heads at chosen steps into a record.
 
-    more: which further statistics, names of MORE_KEPT. frames: which latent frames the maps show,
-    a run of them. tau, rate: see Measures. earlier: a record of the sampling before, to go on with.
+    more: which further statistics, names of MORE_KEPT and PROBED. frames: which latent frames the
+    maps show, a run of them. tau, rate: see Measures. earlier: a record of the sampling before, to
+    go on with.
     """
 
     asker: Asker
@@ -169,6 +171,29 @@ def check_sources(program: Program, layout: Layout) -> None:
                     f"{new.asker.name}: layers {shared} already take their maps from elsewhere "
                     f"({old.asker.name}); choose other layers, or take one of the two out"
                 )
+
+
+def check_probes(program: Program, layout: Layout) -> None:
+    """Raises ValueError for a capture that asks what sparsity would do where there is some."""
+    edits = [s for s in program if isinstance(s, Edit)]
+    for capture in (s for s in program if isinstance(s, Capture)):
+        probed = " and ".join(name for name in capture.more if name in PROBED)
+        for edit in edits if probed else ():
+            if shared := _thinned_layers(edit, capture, layout):
+                raise ValueError(
+                    f"{capture.asker.name}: {probed} can be measured of whole maps only, but "
+                    f"{edit.asker.name} drops weights in layers {shared}; capture a sampling "
+                    "without it, or other layers"
+                )
+
+
+def _thinned_layers(edit: Edit, capture: Capture, layout: Layout) -> str:
+    """The captured layers in which an edit drops weights, as text; empty where in none."""
+    alike = edit.branch == capture.branch or "both" in (edit.branch, capture.branch)
+    if not isinstance(edit.change, Sparsify) or not alike:
+        return ""
+    thinned = {s for s in chosen_heads(edit.where, layout) if edit.change.rates[s.layer] > 0}
+    return in_runs(s.layer for s in chosen_heads(capture.where, layout) if s in thinned)
 
 
 def check_text(program: Program, layout: Layout) -> None:

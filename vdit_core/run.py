@@ -15,11 +15,13 @@ from torch import Tensor
 from .attention import (
     ALWAYS_KEPT,
     MORE_KEPT,
+    PROBED,
     MapMeasures,
     attend,
     finite,
     hiding_text,
     measure,
+    probe,
 )
 from .continuing import check_joins, earlier_data, joined
 from .edits.freeze import Freeze
@@ -37,6 +39,7 @@ from .program import (
     Program,
     Spec,
     check_blocks,
+    check_probes,
     check_regions,
     check_sources,
     check_text,
@@ -97,6 +100,7 @@ class Run:
         check_text(tuple(self.active), layout)
         check_thresholds(tuple(self.active), layout)
         check_blocks(tuple(self.active), layout)
+        check_probes(tuple(self.active), layout)
         check_regions(tuple(self.active), layout)
         check_sources(tuple(self.active), layout)
         for spec in program:
@@ -291,11 +295,12 @@ class Run:
         grid = x.grid()
         rows: list[int] = call.rows(capture.branch).nonzero()[:, 0].tolist()
         heads = self.chosen[capture][call.site]
+        more = [name for switch in capture.more for name in MORE_KEPT.get(switch, ())]
         result = measure(
             x.q,
             x.k,
             x.v,
-            wants=[*ALWAYS_KEPT, *(name for more in capture.more for name in MORE_KEPT[more])],
+            wants=[*ALWAYS_KEPT, *more],
             grid=grid,
             plan=plan,
             map_size=capture.map_size,
@@ -307,6 +312,7 @@ class Run:
             mask=x.mask,
             scale=x.scale,
         )
+        probed = self._probed(capture, plan, x, rows, torch.tensor(heads))
         site = call.site
         measurements = [
             Measurement(
@@ -318,7 +324,7 @@ class Run:
                 call.branches[row],
                 call.items[row],
                 heads,
-                MapMeasures.of(result, index),
+                MapMeasures.of(result, index, probed),
                 grid,
                 call.prompts[row],
                 call.excerpt,
@@ -326,6 +332,16 @@ class Run:
             for index, row in enumerate(rows)
         ]
         self.measured[capture].append((call, measurements))
+
+    def _probed(
+        self, capture: Capture, plan: AttentionPlan, x: Operands, rows: list[int], heads: Tensor
+    ) -> dict[str, Tensor]:
+        """What the call would do under other plans, by the fields of MapMeasures."""
+        found: dict[str, Tensor] = {}
+        for what in (switch for switch in capture.more if switch in PROBED):
+            asked = partial(probe, what, x.q, x.k, x.v, plan, rows=rows, heads=heads)
+            found |= asked(mask=x.mask, scale=x.scale, poll=self.poll)
+        return found
 
     def _settled(self, capture: Capture) -> tuple[Measurement, ...]:
         """What was measured in the steps that were asked for, now that steps are known."""

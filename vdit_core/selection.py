@@ -11,7 +11,10 @@ A value per layer: `all=0.7; 44,45=0`, where later entries win.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from .sites import in_runs
 
 _RANGE = re.compile(r"(-?\d+)(?:-(-?\d+))?")
 _HELP = "write all, none, mid, or numbers and ranges such as 0,3,19-21 or -4--1, with ! to exclude"
@@ -163,3 +166,23 @@ def parse_values(text: str) -> ValueList:
             ) from None
         entries.append((parse_selection(layers, "layers"), number))
     return ValueList(text, tuple(entries))
+
+
+def values_text(values: Mapping[int, float], count: int) -> str:
+    """The shortest text that `parse_values` reads as these values of layers of a model of `count`.
+
+    Layers that are not among them are not named.
+    """
+    groups: dict[float, list[int]] = {}
+    for layer, value in sorted(values.items()):
+        groups.setdefault(value, []).append(layer)
+    entries = {
+        value: f"{in_runs(layers).replace(' ', '')}={value:g}" for value, layers in groups.items()
+    }
+    found: list[str] = []
+    if len(values) == count:
+        found += [
+            "; ".join([f"all={base:g}", *(text for v, text in entries.items() if v != base)])
+            for base in entries
+        ]
+    return min([*found, "; ".join(entries.values())], key=len)

@@ -184,7 +184,8 @@ def test_the_quantile_is_exact_however_it_is_cut(
     if rounded:
         q, k = q.round(), k.round()
     group = HeadGroup(q, k, AttentionPlan(), 0, torch.arange(HEADS))
-    found = quantiles(group.own, torch.full((HEADS,), rate, dtype=torch.float64), tile)
+    rates = torch.full((HEADS, 1), rate, dtype=torch.float64)
+    found = [one for (one,) in quantiles(group.own, rates, tile)]
     (piece,) = list(group.own.tiles(length))
     logs = piece.logs - piece.log_total[..., None]
     for head, quantile in enumerate(found):

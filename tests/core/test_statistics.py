@@ -8,19 +8,30 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from vdit_attention.vdit_core.attention import ALWAYS_KEPT, MORE_KEPT, MapMeasures, measure
+from vdit_attention.vdit_core.attention import (
+    ALWAYS_KEPT,
+    MORE_KEPT,
+    PROBED,
+    RATES,
+    TEMPERATURES,
+    MapMeasures,
+    measure,
+    probe,
+)
 from vdit_attention.vdit_core.figures import STATISTICS, Statistics, draw_statistic
 from vdit_attention.vdit_core.figures.colours import span
 from vdit_attention.vdit_core.figures.heat_sheet import short
-from vdit_attention.vdit_core.figures.mass_curve import mass_kept
 from vdit_attention.vdit_core.figures.quantities import QUANTITIES, Curve
 from vdit_attention.vdit_core.grid import TokenGrid
+from vdit_attention.vdit_core.measures.mass_curve import mass_kept
+from vdit_attention.vdit_core.plan import UNTOUCHED
 from vdit_attention.vdit_core.record import Header, Measurement, RecordData
 from vdit_attention.vdit_core.selection import parse_selection
 
 GRID = TokenGrid(3, 5, 7)
 KEYS, HEADS, RATE = len(GRID), 3, 0.6
 HEAT = [name for name, asked in QUANTITIES.items() if not isinstance(asked, Curve)]
+SWITCHES = MORE_KEPT | PROBED
 CURVES = [name for name in STATISTICS if name not in HEAT]
 
 
@@ -38,7 +49,12 @@ def measured(layer: int) -> MapMeasures:
     found = measure(
         scores(layer), keys, keys, wants=wants, grid=GRID, map_size=6, tau=0.1, rate=RATE, scale=1.0
     )
-    return MapMeasures.of(found, 0)
+    probed: dict[str, Tensor] = {}
+    for what in PROBED:
+        heads = torch.arange(HEADS)
+        asked = scores(layer), keys, keys, UNTOUCHED
+        probed |= probe(what, *asked, rows=[0], heads=heads, scale=1.0)
+    return MapMeasures.of(found, 0, probed)
 
 
 def one(layer: int, measures: MapMeasures, heads: tuple[int, ...], item: int = 0) -> Measurement:
@@ -115,9 +131,9 @@ def test_every_statistic_is_a_picture_and_the_same_each_time(
 
 @pytest.mark.parametrize("statistic", STATISTICS[1:])
 def test_what_was_not_captured_names_the_switch(statistic: str, data: RecordData) -> None:
-    bare = dict.fromkeys((name for more in MORE_KEPT.values() for name in more), None)
+    bare = dict.fromkeys((name for more in SWITCHES.values() for name in more), None)
     less = tuple(replace(m, measures=replace(m.measures, **bare)) for m in data.measurements)
-    (switch,) = [s for s, names in MORE_KEPT.items() if QUANTITIES[statistic].needs in names]
+    (switch,) = [s for s, names in SWITCHES.items() if QUANTITIES[statistic].needs in names]
     with pytest.raises(ValueError, match=f"was not captured; turn on {switch} on VDiT Capture"):
         draw(replace(data, measurements=less), statistic)
     assert draw(replace(data, measurements=less), "entropy share").report
@@ -181,6 +197,28 @@ def test_the_table_for_papers_has_every_number_of_each_head(
     assert [row[-1] for row in mine] == pytest.approx(numbers.flatten().tolist())
 
 
+def test_entropy_against_temperature_is_that_of_the_scores_divided(data: RecordData) -> None:
+    drawn = draw(data, "entropy against temperature").table
+    for layer in (1, 4):
+        divided = [scores(layer)[0].double() / t for t in TEMPERATURES]
+        exact = [torch.special.entr(s.softmax(-1)).sum(-1).mean(-1) for s in divided]
+        wanted = 100 * torch.stack(exact, -1) / math.log(KEYS)
+        mine = [row[-1] for row in drawn.rows if row[3] == layer]
+        assert mine == pytest.approx(wanted.flatten().tolist(), rel=1e-4)
+
+
+def test_a_layers_output_error_is_that_of_its_heads_together(data: RecordData) -> None:
+    """Not the mean of their shares: a head with a large output counts for more."""
+    measures = data.measurements[0].measures
+    assert measures.output_error is not None and measures.output_norm is not None
+    norm = torch.tensor([10.0, 1.0, 1.0])
+    uneven = replace(data.measurements[0], measures=replace(measures, output_norm=norm))
+    drawn = draw(replace(data, measurements=(uneven,)), "output error against rate")
+    wanted = measures.output_error.square().sum(0).sqrt() / math.sqrt(102)
+    assert len(wanted) == len(RATES)
+    assert table(drawn.report)[1] == pytest.approx((100 * wanted).tolist(), rel=1e-3)
+
+
 def test_each_video_of_the_batch_has_its_own_numbers(data: RecordData) -> None:
     second = tuple(replace(m, item=1, layer=m.layer) for m in reversed(data.measurements))
     both = replace(data, measurements=data.measurements + second)
@@ -190,10 +228,14 @@ def test_each_video_of_the_batch_has_its_own_numbers(data: RecordData) -> None:
 def test_uniform_maps_lie_on_the_dashed_line(data: RecordData) -> None:
     flat = torch.zeros(1, HEADS, KEYS, KEYS)
     wants = [*ALWAYS_KEPT, *MORE_KEPT["structure"], *MORE_KEPT["sparsity"]]
-    found = MapMeasures.of(measure(flat, flat, wants=wants, grid=GRID, rate=RATE), 0)
+    asked = flat, flat, flat, UNTOUCHED
+    probed = probe("temperatures", *asked, rows=[0], heads=torch.arange(HEADS))
+    found = MapMeasures.of(measure(flat, flat, wants=wants, grid=GRID, rate=RATE), 0, probed)
     for name in CURVES:
         curve = QUANTITIES[name]
         assert isinstance(curve, Curve)
+        if curve.alike is None:
+            continue
         dashed = curve.alike(data.header).expand(HEADS, -1)
         torch.testing.assert_close(
             curve.read(data.header, found), dashed, rtol=0, atol=0.05, check_dtype=False

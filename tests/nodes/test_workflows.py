@@ -79,7 +79,7 @@ def test_samples_as_the_toy_studies_do(name: str) -> None:
     settings = SamplerSettings()
     wanted = [settings.steps, settings.cfg, settings.sampler, settings.scheduler]
     for node in load(name)["nodes"]:
-        if node["type"] == "KSampler":
+        if node["type"] == "KSampler" and "Probe" not in node.get("title", ""):
             assert node["widgets_values"][2:6] == wanted
 
 

@@ -5,6 +5,7 @@ from .checks import finite
 from .dense import Dense
 from .masks import cut, hiding_text
 from .measure import measure
+from .probes import PROBED, RATES, TEMPERATURES, probe
 from .results import ALWAYS_KEPT, MORE_KEPT, MapMeasures, Measures
 from .thin import Thinning
 
@@ -12,6 +13,9 @@ __all__ = [
     "ALWAYS_KEPT",
     "IMPLEMENTATIONS",
     "MORE_KEPT",
+    "PROBED",
+    "RATES",
+    "TEMPERATURES",
     "Dense",
     "MapMeasures",
     "Measures",
@@ -21,4 +25,5 @@ __all__ = [
     "finite",
     "hiding_text",
     "measure",
+    "probe",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +69,9 @@ class MapMeasures:
 
     pooled_map, other_mass: as in Measures. entropy, lse_mean, lse_max: [H] over the rows. The rest
     is as in Measures where it was captured; entropy_rows is [H, Lq], max_weight the mean, [H].
+    output_error [H, n]: ‖out without the smallest weights − out‖ at each of RATES, over all
+    queries. output_norm [H]: ‖out‖. temperature_entropy [H, n]: at each of TEMPERATURES times the
+    call's own, mean over the rows (see probes.py).
     """
 
     pooled_map: Tensor
@@ -89,11 +93,20 @@ class MapMeasures:
     frame_distance_mass: Tensor | None = None
     spatial_distance_mass: Tensor | None = None
     text_mass: Tensor | None = None
+    output_error: Tensor | None = None
+    output_norm: Tensor | None = None
+    temperature_entropy: Tensor | None = None
 
     @classmethod
-    def of(cls, measures: Measures, row: int) -> MapMeasures:
-        """The row-th row of a measurement that holds at least the first five's sources."""
+    def of(
+        cls, measures: Measures, row: int, probed: Mapping[str, Tensor] | None = None
+    ) -> MapMeasures:
+        """The row-th row of a measurement that holds at least the first five's sources.
+
+        probed: fields beside it, [rows, H, …].
+        """
         found = {k: v[row] for k, v in vars(measures).items() if v is not None}
+        found |= {k: v[row] for k, v in (probed or {}).items()}
         lse, entropy = found.pop("lse"), found.pop("entropy")
         found |= {"lse_mean": lse.mean(-1, dtype=torch.float64), "lse_max": lse.amax(-1)}
         found |= {"entropy": entropy.mean(-1, dtype=torch.float64)}

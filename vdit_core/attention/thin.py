@@ -131,7 +131,7 @@ def thinned_group(
             part.block = blocks.size
             continue
         if threshold.weights is None:
-            logs = [one.log_weight for one in quantiles(part, rates)]
+            logs = [one.log_weight for (one,) in quantiles(part, rates[:, None])]
             found = torch.tensor(logs, dtype=torch.float64)
         else:
             found = threshold.weights[row, heads].double().log()
@@ -153,15 +153,17 @@ def kept_blocks(
     return kept, 1 - kept_mass(masses, kept)
 
 
-def quantiles(softmax: Softmax, rates: Tensor, size: int | None = None) -> list[Quantile]:
-    """The exact quantile of each head's allowed weights. rates: [G] in 0..1."""
+def quantiles(softmax: Softmax, rates: Tensor, size: int | None = None) -> list[list[Quantile]]:
+    """The exact quantiles of each head's allowed weights, all in one pass. rates: [G, n], 0..1."""
 
-    def select(margin: float) -> list[Quantile]:
-        states = [Selection(rate, softmax.queries, margin) for rate in rates.tolist()]
+    def select(margin: float) -> list[list[Quantile]]:
+        states = [[Selection(r, softmax.queries, margin) for r in of] for of in rates.tolist()]
         for tile in softmax.tiles(size):
-            for head, state in enumerate(states):
-                state.add(tile.sorted(head))
-        return [state.result() for state in states]
+            for head, of_head in enumerate(states):
+                rows = tile.sorted(head)
+                for state in of_head:
+                    state.add(rows)
+        return [[state.result() for state in of_head] for of_head in states]
 
     return until_found(select)
 

@@ -3,15 +3,18 @@
 from .attention_map import attention_map
 from .compare import Comparison, compare_videos
 from .quantities import STATISTICS
+from .sensitivity import SensitivityFigure, draw_sensitivity
 from .statistics import Statistics, draw_statistic
 from .sweep import sweep_grid
 
 __all__ = [
     "STATISTICS",
     "Comparison",
+    "SensitivityFigure",
     "Statistics",
     "attention_map",
     "compare_videos",
+    "draw_sensitivity",
     "draw_statistic",
     "sweep_grid",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from ..record import Header
 from .canvas import FAINT, Page
 from .colours import COLOURS
-from .legend import explain, moment_text
+from .legend import explain, moment_text, plain
 from .panels import Moment
 from .quantities import Curve, filled
 
@@ -34,11 +35,13 @@ def draw_curves(
     page.text(_LEFT, 38, filled(asked.title, header), size=32, bold=True)
     page.text(_LEFT, 80, moment_text(header, moment), size=19, colour=FAINT)
     axes = page.axes(_LEFT, _TOP, _WIDE, _HIGH)
-    _frame(axes, places, torch.cat([curves, asked.alike(header)[None]]))
+    alike = None if asked.alike is None else asked.alike(header)
+    _frame(axes, places, curves if alike is None else torch.cat([curves, alike[None]]), asked.log)
     if (at := asked.at(header)) is not None:
         axes.axvline(at, color=FAINT, linewidth=1.5, linestyle=":")
     at_places = places.tolist()
-    axes.plot(at_places, asked.alike(header).tolist(), color=FAINT, linewidth=2, linestyle="--")
+    if alike is not None:
+        axes.plot(at_places, alike.tolist(), color=FAINT, linewidth=2, linestyle="--")
     colours = _colours(len(layers))
     mark = "o" if len(places) <= _MARKED else ""
     for curve, colour in zip(curves.tolist(), colours, strict=True):
@@ -50,13 +53,21 @@ def draw_curves(
     return page.render()
 
 
-def _frame(axes: Axes, places: Tensor, curves: Tensor) -> None:
-    edge = 0.02 * float(places.max() - places.min()) or 0.5
-    axes.set_xlim(float(places.min()) - edge, float(places.max()) + edge)
+def _frame(axes: Axes, places: Tensor, curves: Tensor, log: bool) -> None:
+    low, high = float(places.min()), float(places.max())
+    if log:
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.05, high * 1.05)
+        ticks = [value for value in places.tolist() if math.log2(value).is_integer()]
+        axes.set_xticks(ticks, [plain(value) for value in ticks])
+        axes.set_xticks([], minor=True)
+    else:
+        edge = 0.02 * (high - low) or 0.5
+        axes.set_xlim(low - edge, high + edge)
+        axes.locator_params(axis="x", integer=True, nbins=12)
     axes.set_ylim(0, float(curves.max()) * 1.05)
     axes.grid(color="#d0d7de", linewidth=1)
     axes.set_axisbelow(True)
-    axes.locator_params(axis="x", integer=True, nbins=12)
     axes.tick_params(labelsize=17)
 
 

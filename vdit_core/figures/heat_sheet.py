@@ -13,8 +13,8 @@ from .legend import BAR, draw_bar, explain, moment_text, plain
 from .panels import Moment
 from .quantities import Quantity, filled
 
-_LEFT, _TOP, _BOTTOM = 96, 158, 138
-_WIDE, _HIGH = 760, 780  # pixels of the heat map, at most
+LEFT, TOP, _BOTTOM = 96, 158, 138
+_WIDE, HIGH = 760, 780  # pixels of the heat map, at most
 _BESIDE, _RANGE, _NUMBER = 40, 220, 84  # gap, plot of the ranges, the means in figures
 _NUMBERED = (44, 20)  # pixels of a cell that has room for its number
 _LIGHT = 0.55
@@ -33,39 +33,40 @@ def draw_heat(
 
     Returns [1, h, w, 3].
     """
-    cell = (_cell(_WIDE, len(heads), 110), _cell(_HIGH, len(layers), 64))
+    cell = (cell_size(_WIDE, len(heads), 110), cell_size(HIGH, len(layers), 64))
     wide, high = cell[0] * len(heads), cell[1] * len(layers)
-    colours, beside = span(values), _LEFT + wide + _BESIDE
+    colours, beside = span(values), LEFT + wide + _BESIDE
     right = max(beside + _RANGE + _NUMBER, 860)
-    page = Page(right + BAR, _TOP + high + _BOTTOM)
-    page.text(_LEFT, 38, filled(asked.title, header), size=32, bold=True)
-    page.text(_LEFT, 80, moment_text(header, moment), size=19, colour=FAINT)
-    _draw_cells(page, values, colours, cell)
+    page = Page(right + BAR, TOP + high + _BOTTOM)
+    page.text(LEFT, 38, filled(asked.title, header), size=32, bold=True)
+    page.text(LEFT, 80, moment_text(header, moment), size=19, colour=FAINT)
+    draw_cells(page, values, colours, cell)
     _label(page, layers, heads, cell)
     _draw_ranges(page, beside, values, colours, cell[1])
-    draw_bar(page, right, _TOP, max(160, min(high, 480)), colours, name)
-    explain(page, _LEFT, _TOP + high + 72, filled(asked.words, header))
+    draw_bar(page, right, TOP, max(160, min(high, 480)), colours, name)
+    explain(page, LEFT, TOP + high + 72, filled(asked.words, header))
     return page.render()
 
 
-def _cell(room: int, count: int, largest: int) -> int:
+def cell_size(room: int, count: int, largest: int) -> int:
     return max(8, min(largest, room // count))
 
 
-def _draw_cells(page: Page, values: Tensor, colours: ColourScale, cell: tuple[int, int]) -> None:
+def draw_cells(page: Page, values: Tensor, colours: ColourScale, cell: tuple[int, int]) -> None:
+    """A table [rows, columns] as coloured cells, with its numbers where they fit."""
     rgb = colours.colours(values)
     pixels = rgb.repeat_interleave(cell[1], 0).repeat_interleave(cell[0], 1)
     if min(cell) > 12:
         for edge in (pixels[:: cell[1]], pixels[:, :: cell[0]]):
             edge.fill_(1.0)
-    axes = page.axes(_LEFT, _TOP, pixels.shape[1], pixels.shape[0])
+    axes = page.axes(LEFT, TOP, pixels.shape[1], pixels.shape[0])
     axes.imshow(pixels.numpy(), aspect="auto", interpolation="nearest")
     axes.set_axis_off()
     if cell[0] < _NUMBERED[0] or cell[1] < _NUMBERED[1]:
         return
     light = rgb.mean(-1) > _LIGHT
     for row, col in (~values.isnan()).nonzero().tolist():
-        x, y = _LEFT + (col + 0.5) * cell[0], _TOP + (row + 0.5) * cell[1]
+        x, y = LEFT + (col + 0.5) * cell[0], TOP + (row + 0.5) * cell[1]
         ink = INK if bool(light[row, col]) else PAPER
         size = 17 if cell[1] > 30 else 13
         page.text(x, y, short(values[row, col].item()), size=size, colour=ink, align="center")
@@ -74,21 +75,26 @@ def _draw_cells(page: Page, values: Tensor, colours: ColourScale, cell: tuple[in
 def _label(page: Page, layers: Sequence[int], heads: Sequence[int], cell: tuple[int, int]) -> None:
     """Numbers of the heads above, of the layers at the left."""
     middle = len(heads) * cell[0] / 2
-    page.text(_LEFT + middle, _TOP - 40, "head", size=17, align="center")
+    page.text(LEFT + middle, TOP - 40, "head", size=17, align="center")
     every = -(-30 // cell[0])
     for n in range(0, len(heads), every):
-        x = _LEFT + (n + 0.5) * cell[0]
-        page.text(x, _TOP - 14, f"{heads[n]}", size=16, align="center", colour=FAINT)
-    every = -(-18 // cell[1])
+        x = LEFT + (n + 0.5) * cell[0]
+        page.text(x, TOP - 14, f"{heads[n]}", size=16, align="center", colour=FAINT)
+    label_layers(page, layers, cell[1])
+
+
+def label_layers(page: Page, layers: Sequence[int], cell: int) -> None:
+    """Numbers of the rows, at their left."""
+    every = -(-18 // cell)
     for n in range(0, len(layers), every):
-        y = _TOP + (n + 0.5) * cell[1]
-        page.text(_LEFT - 12, y, f"{layers[n]}", size=16, align="right", colour=FAINT)
-    page.text(_LEFT - 62, _TOP + len(layers) * cell[1] / 2, "layer", size=17, upright=True)
+        y = TOP + (n + 0.5) * cell
+        page.text(LEFT - 12, y, f"{layers[n]}", size=16, align="right", colour=FAINT)
+    page.text(LEFT - 62, TOP + len(layers) * cell / 2, "layer", size=17, upright=True)
 
 
 def _draw_ranges(page: Page, x: int, values: Tensor, colours: ColourScale, cell: int) -> None:
     """For each layer a line from its least to its largest head, and a dot at the mean."""
-    axes = page.axes(x, _TOP, _RANGE, len(values) * cell)
+    axes = page.axes(x, TOP, _RANGE, len(values) * cell)
     room = 0.04 * (colours.high - colours.low)
     axes.set_xlim(colours.low - room, colours.high + room)
     axes.set_ylim(len(values), 0)
@@ -96,7 +102,7 @@ def _draw_ranges(page: Page, x: int, values: Tensor, colours: ColourScale, cell:
     axes.set_xticks(colours.ticks(), [plain(tick) for tick in colours.ticks()], fontsize=15)
     axes.grid(axis="x", color="#d0d7de", linewidth=1)
     axes.set_axisbelow(True)
-    page.text(x, _TOP - 14, "mean and range of the heads", size=16, colour=FAINT)
+    page.text(x, TOP - 14, "mean and range of the heads", size=16, colour=FAINT)
     for row, whole in enumerate(values):
         known = whole[whole.isfinite()]
         if not len(known):
@@ -105,7 +111,7 @@ def _draw_ranges(page: Page, x: int, values: Tensor, colours: ColourScale, cell:
         axes.plot([known.min().item(), known.max().item()], [y, y], color=FAINT, linewidth=2)
         axes.plot([mean], [y], "o", color=ACCENT, markersize=min(11, cell * 0.6))
         if cell >= 14:
-            at = x + _RANGE + _NUMBER - 22, _TOP + y * cell
+            at = x + _RANGE + _NUMBER - 22, TOP + y * cell
             page.text(*at, short(mean), size=min(17, cell), align="right")
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..attention import MapMeasures
+from ..attention import RATES, TEMPERATURES, MapMeasures
 from ..grid import TokenGrid
+from ..measures.mass_curve import mass_kept
 from ..record import Header
-from .mass_curve import mass_kept
+from ..sensitivity import relative_error
 
 _RATES = torch.linspace(0, 1, 101, dtype=torch.float64)
 
@@ -36,7 +37,9 @@ class Quantity:
 class Curve:
     """One curve per head, in percent. read: [H, n]. places: [n], where on the axis `across`.
 
-    alike: [n] the curve of a head that looks everywhere alike. at: a place to mark.
+    alike: [n] the curve of a head that looks everywhere alike, None where that says nothing. at: a
+    place to mark. whole: [n] a layer's own curve where it is not the mean of its heads. log: the
+    places are ratios.
     """
 
     title: str
@@ -47,8 +50,14 @@ class Curve:
     needs: str
     places: Callable[[Header, MapMeasures], Tensor]
     read: Callable[[Header, MapMeasures], Tensor]
-    alike: Callable[[Header], Tensor]
+    alike: Callable[[Header], Tensor] | None
     at: Callable[[Header], float | None] = lambda header: None
+    whole: Callable[[MapMeasures], Tensor] | None = None
+    log: bool = False
+
+    def of_layer(self, header: Header, measures: MapMeasures) -> Tensor:
+        """[n] of all captured heads of a layer together."""
+        return self.read(header, measures).mean(0) if self.whole is None else self.whole(measures)
 
 
 def _plain(name: str, factor: float = 1.0) -> Callable[[Header, MapMeasures], Tensor]:
@@ -84,6 +93,18 @@ def _distances(name: str) -> Callable[[Header, MapMeasures], Tensor]:
 def _mass_kept(header: Header, measures: MapMeasures) -> Tensor:
     assert measures.mass_curve is not None
     return 100 * torch.stack([mass_kept(curve, _RATES) for curve in measures.mass_curve])
+
+
+def _entropy_at(header: Header, measures: MapMeasures) -> Tensor:
+    assert measures.temperature_entropy is not None
+    return 100 * measures.temperature_entropy.double() / math.log(max(2, len(header.grid)))
+
+
+def _head_error(header: Header, measures: MapMeasures) -> Tensor:
+    """Each head's own, in percent of its output."""
+    assert measures.output_error is not None and measures.output_norm is not None
+    error, norm = measures.output_error.double(), measures.output_norm.double()
+    return 100 * error / norm.clamp_min(1e-30)[:, None]
 
 
 def _alike_by_frame(header: Header) -> Tensor:
@@ -218,6 +239,33 @@ QUANTITIES: dict[str, Quantity | Curve] = {
         _distances("spatial_distance_mass"),
         _plain("spatial_distance_mass", 100),
         lambda header: _alike(header.grid, header.grid.distances()),
+    ),
+    "entropy against temperature": Curve(
+        "Entropy against temperature",
+        "temperature T that the scores are divided by (1 = as they are)",
+        "mean row entropy, share of log(keys) (%)",
+        "Predicted from the captured scores. A line for each layer, the mean of its heads. Dashed: "
+        "looking everywhere alike. Dotted: as captured.",
+        "temperatures",
+        "temperature_entropy",
+        lambda header, measures: torch.tensor(TEMPERATURES, dtype=torch.float64),
+        _entropy_at,
+        lambda header: torch.full((len(TEMPERATURES),), 100.0),
+        lambda header: 1.0,
+        log=True,
+    ),
+    "output error against rate": Curve(
+        "Output error against rate",
+        "share of each head's weights that is dropped, the smallest first (%)",
+        "change of the attention's output (%)",
+        "How far a layer's attention output moves, as a share of its size: a line for each layer, "
+        "its captured heads together.",
+        "sensitivity",
+        "output_error",
+        lambda header, measures: 100 * torch.tensor(RATES, dtype=torch.float64),
+        _head_error,
+        None,
+        whole=lambda measures: 100 * relative_error(measures),
     ),
 }
 STATISTICS = tuple(QUANTITIES)

@@ -75,7 +75,7 @@ def _curves(
 ) -> Statistics:
     layers, places = [m.layer for m in found], asked.places(header, found[0].measures)
     of_heads = [asked.read(header, m.measures) for m in found]
-    curves = torch.stack([curve.mean(0) for curve in of_heads])
+    curves = torch.stack([asked.of_layer(header, m.measures) for m in found])
     shown = evenly(len(places), _COLUMNS)
     summary = _summary(layers, [f"{float(places[n]):g}" for n in shown], curves[:, shown])
     title = f"{asked.title}: {asked.up}, by {asked.across}"

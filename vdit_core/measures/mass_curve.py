@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..measures.spectrum import CURVE
+from .spectrum import CURVE
 
 _WIDTH = (CURVE[1] - CURVE[0]) * math.log(2)  # of the logarithms of weights between two points
 
