@@ -11,7 +11,7 @@ A value per layer: `all=0.7; 44,45=0`, where later entries win.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _RANGE = re.compile(r"(-?\d+)(?:-(-?\d+))?")
 _HELP = "write all, none, mid, or numbers and ranges such as 0,3,19-21 or -4--1, with ! to exclude"
@@ -88,10 +88,18 @@ def _parse_part(item: str, text: str, what: str) -> tuple[bool, int | str | None
 
 @dataclass(frozen=True)
 class HeadList:
-    """Chosen heads, layer by layer: pairs of layer selection and head selection."""
+    """Chosen heads, layer by layer: pairs of layer selection and head selection.
+
+    only: of these, the heads in layers that each of these selections names.
+    """
 
     text: str
     entries: tuple[tuple[Selection, Selection], ...]
+    only: tuple[Selection, ...] = ()
+
+    def within(self, layers: Selection) -> HeadList:
+        """The same heads, but none outside these layers."""
+        return replace(self, only=(*self.only, layers))
 
     def resolve(self, heads: tuple[int, ...]) -> dict[int, tuple[int, ...]]:
         """Chosen heads by layer. heads: number of heads of each layer of the model."""
@@ -100,6 +108,9 @@ class HeadList:
             for layer in layers.resolve(len(heads)):
                 found = inner.resolve(heads[layer], f"layer {layer}")
                 chosen.setdefault(layer, set()).update(found)
+        for layers in self.only:
+            kept = layers.resolve(len(heads))
+            chosen = {layer: found for layer, found in chosen.items() if layer in kept}
         return {layer: tuple(sorted(found)) for layer, found in sorted(chosen.items())}
 
 

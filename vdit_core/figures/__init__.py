@@ -4,11 +4,12 @@ from .attention_map import attention_map
 from .compare import Comparison, compare_videos
 from .quantities import STATISTICS
 from .statistics import Statistics, draw_statistic
-from .sweep import sweep_grid
+from .sweep import Row, sweep_grid
 
 __all__ = [
     "STATISTICS",
     "Comparison",
+    "Row",
     "Statistics",
     "attention_map",
     "compare_videos",
