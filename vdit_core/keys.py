@@ -17,7 +17,7 @@ from torch import Tensor
 
 _FEW = 16  # values that stand for a tensor of weights
 _MOST_OBJECTS, _MOST_BYTES = 200_000, 1 << 30
-_PYTHON_CLASS = 1 << 9  # Py_TPFLAGS_HEAPTYPE: all state of its objects can be read
+_PYTHON_CLASS = 1 << 9  # Py_TPFLAGS_HEAPTYPE; others hold what Python cannot see
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _NAMED = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, range, slice)
 
@@ -119,9 +119,11 @@ class _Reader:
         elif isinstance(value, types.FunctionType):
             self._read_function(value)
         elif isinstance(value, types.MethodType):
-            self._read_all("method", function=value.__func__, self=value.__self__)
+            self._put("method")
+            self._read_mapping({"": value.__func__, "__self__": value.__self__})
         elif isinstance(value, functools.partial):
-            self._read_all("partial", func=value.func, args=value.args, keywords=value.keywords)
+            self._put("partial")
+            self._read_mapping({"": value.func, "args": value.args, "keywords": value.keywords})
         elif isinstance(value, types.BuiltinFunctionType):
             self._put("builtin", value.__module__ or "", value.__qualname__)
             if not isinstance(value.__self__, types.ModuleType):
@@ -137,12 +139,8 @@ class _Reader:
         self._put("function", function.__module__, function.__qualname__)
         self._read_code(function.__code__)
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-        self._read_all(
-            "bound",
-            defaults=function.__defaults__,
-            named=function.__kwdefaults__,
-            **{name: _content(cell) for name, cell in cells},
-        )
+        self._read_at("defaults", (function.__defaults__, function.__kwdefaults__))
+        self._read_mapping({name: _content(cell) for name, cell in cells})
 
     def _read_code(self, code: types.CodeType) -> None:
         self._put("code", code.co_code.hex(), *code.co_names, *code.co_varnames)
@@ -155,17 +153,14 @@ class _Reader:
     def _read_attributes(self, value: Any) -> None:
         """An object of a class written in Python: everything it holds."""
         bases = [c for c in type(value).__mro__ if c is not object]
-        if not bases or not all(c.__flags__ & _PYTHON_CLASS for c in bases):
+        readable = hasattr(value, "__dict__") or any("__slots__" in vars(c) for c in bases)
+        if not (readable and all(c.__flags__ & _PYTHON_CLASS for c in bases)):
             raise self._unkeyed(f"a {type(value).__module__}.{type(value).__qualname__}")
         self.read(type(value))
         slots = [name for c in bases for name in _names(vars(c).get("__slots__", ()))]
         held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
         held |= getattr(value, "__dict__", {})
         self._read_mapping({name: x for name, x in held.items() if name != "__weakref__"})
-
-    def _read_all(self, what: str, **parts: object) -> None:
-        self._put(what)
-        self._read_mapping(parts)
 
     def _read_at(self, name: str, value: object) -> None:
         with self._at(name):

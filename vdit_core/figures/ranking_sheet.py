@@ -49,7 +49,9 @@ def draw_ranking(
         _draw_between(page, places, spared, title, apart)
     words = "Orange: the layers that the schedule spares. " if spared else ""
     if apart is not None:
-        words += "Below, a number is a layer: far left it is like the source, far down like the reference."
+        words += (
+            "Below, a number is a layer: far left like the source, far down like the reference."
+        )
     explain(page, _LEFT, _TOP + _HIGH + second + 98, words)
     return page.render()
 
@@ -130,10 +132,10 @@ def _write_beside(page: Page, points: Sequence[tuple[str, float, float, str]]) -
     taken = [(x - 7, y - 7, x + 7, y + 7) for _, x, y, _ in points]
     for word, x, y, colour in points:
         half = text_width(word, 17) / 2 + 2
-        boxes = [
-            (x + a * (half + 11) - half, y + b * 20 - 9, x + a * (half + 11) + half, y + b * 20 + 9)
-            for a, b in _AROUND
+        centres = [
+            (x + far * a * (half + 11), y + far * b * 20) for far in (1, 2) for a, b in _AROUND
         ]
+        boxes = [(u - half, v - 9, u + half, v + 9) for u, v in centres]
         free = [box for box in boxes if not any(_overlap(box, other) for other in taken)]
         box = (free or boxes)[0]
         taken.append(box)

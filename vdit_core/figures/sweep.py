@@ -11,7 +11,7 @@ from .canvas import FAINT, Page, text_width
 from .pictures import colours_of, evenly, fit
 
 _MARGIN, _LABEL, _GAP = 24, 34, 8
-_STRIP, _FRAMES = 1240, 6
+_STRIP, _FRAMES, _MOST = 1240, 6, 12  # pixels of the pictures, frames, rows in a column
 _LOWEST = 46  # pixels of a row that has a note below its label
 
 
@@ -31,18 +31,22 @@ def sweep_grid(rows: Sequence[Row]) -> Tensor:
     if len({row.video.shape[:3] for row in rows}) > 1:
         sizes = ", ".join(" × ".join(map(str, row.video.shape[:3])) for row in rows)
         raise ValueError(f"sweep: all videos must have one length and size, these have {sizes}")
-    shown = evenly(len(rows[0].video), _FRAMES)
-    width = min(400, _STRIP // len(shown) - _GAP)
+    beside = -(-len(rows) // _MOST)  # columns of strips
+    each = -(-len(rows) // beside)  # rows in a column
+    shown = evenly(len(rows[0].video), max(2, _FRAMES // beside))
+    width = min(400, _STRIP // (beside * len(shown)) - _GAP)
     strips = [fit(colours_of(row.video, row.label)[shown], width) for row in rows]
     high, wide = max(strips[0].shape[1] + _GAP, _LOWEST), strips[0].shape[2] + _GAP
     words = [(row.label, 20) for row in rows] + [(row.note, 16) for row in rows if row.note]
     left = _MARGIN + round(max(text_width(*word) for word in words)) + 20
-    page = Page(left + len(shown) * wide + _MARGIN - _GAP, _LABEL + len(rows) * high + _MARGIN)
-    for n, frame in enumerate(shown):
-        x = left + n * wide + (wide - _GAP) / 2
-        page.text(x, _LABEL / 2 + 4, f"frame {frame}", size=16, align="center")
+    column = left + len(shown) * wide + _MARGIN - _GAP
+    page = Page(beside * column, _LABEL + each * high + _MARGIN)
+    for n in range(beside * len(shown)):
+        x = left + n // len(shown) * column + n % len(shown) * wide + (wide - _GAP) / 2
+        page.text(x, _LABEL / 2 + 4, f"frame {shown[n % len(shown)]}", size=16, align="center")
     for n, (row, strip) in enumerate(zip(rows, strips, strict=True)):
-        _draw_row(page, row, strip, left, _LABEL + _GAP + n * high)
+        at = n // each * column + left, _LABEL + _GAP + n % each * high
+        _draw_row(page, row, strip, *at)
     return page.render()
 
 
