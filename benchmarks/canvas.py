@@ -37,6 +37,7 @@ WIDTHS = {
     "VDiTCompareVideos": 460,
     "VDiTSparsity": 400,
     "VDiTStatistics": 460,
+    "VDiTSweepReport": 460,
 }
 EXTRA = {  # pixels for what a node shows below its widgets
     "CLIPLoader": WIDGET,  # one that is left out
@@ -50,12 +51,14 @@ EXTRA = {  # pixels for what a node shows below its widgets
     "VDiTCapture": 44,  # the line that says what it did
     "VDiTCompareVideos": 330,
     "VDiTFreezeHeads": 44,
+    "VDiTLayerSweep": 44,
     "VDiTPerturb": 44,
     "VDiTRecordSource": 66,
     "VDiTReplaySource": 44,
     "VDiTSkipHeads": 44,
     "VDiTSparsity": 190,  # a line for each layer
     "VDiTStatistics": 330,
+    "VDiTSweepReport": 330,
     "VDiTTemperature": 44,
     "VDiTTransfer": 44,
 }
