@@ -84,6 +84,15 @@ CHAPTERS = (
         "path is settled by step 4; its size is not, and comes out larger.",
     ),
     Chapter(
+        "toy_layer_sweep",
+        "One layer after the other",
+        "Every layer's map replaced by the uniform one, a layer at a time: one graph, one queue, a "
+        "sampling for each layer. In layer 0 the circle stays where it is and comes twice; in "
+        "layers 1, 4 and 5 the stripes are gone and the later frames fall apart; layer 2 changes "
+        "least. The ranking compares pixels, so an object that moves counts for much.",
+        first="sheets",
+    ),
+    Chapter(
         "toy_skip_heads",
         "Leave heads out",
         "The output of chosen heads is set to zero and they are not computed. Here one head costs "
@@ -97,6 +106,24 @@ CHAPTERS = (
         "every layer drops 90 % the stripes fade and the circle loses its shape; both are back "
         "when the first three layers are spared. Layer 0, whose maps are nearly even, needs its "
         "small weights most.",
+    ),
+    Chapter(
+        "toy_sparsity_sweep",
+        "Which layers need their small weights?",
+        "90 % of the weights dropped in one layer at a time. Layer 0 alone loses the stripes; the "
+        "other five hardly notice, as most single layers of Mochi in the paper. The report writes "
+        "the schedule that spares the two that change most, and a wire takes it to the last video: "
+        "faded stripes are back.",
+        first="sheets",
+        more="All layers, and all but the spared ones",
+    ),
+    Chapter(
+        "toy_transfer_sweep",
+        "Does one layer carry the source?",
+        f"The maps of “{TOY.prompt}” in one layer at a time of “{TOY.target}”. In the paper's Wan "
+        "layer 3 follows the source; here no single layer does, all videos stay near the target's "
+        "own. Layer 4 moves the circle most, to where the source has it. One seed.",
+        first="sheets",
     ),
     Chapter(
         "toy_mochi_attention_maps",

@@ -38,8 +38,9 @@ Source and target side by side from the same noise, the source's attention map i
 time (arXiv 2504.10317, Fig. 5). The lower plot of the report places each layer between the source
 video and the target's own.
 
-**Look at** the lower plot: a layer that carries structure lies to the left, one that changes
-nothing lies at the reference.
+**Look at** the lower plot: a layer whose video follows the source would lie to the left. Here none
+does: with one layer transferred, all stay near the target's own. Layer 4 moves the circle most, to
+where the source has it.
 
 **Try** the far pair of *toy_transfer_far*, or `operation` = `all but one`.
 """
@@ -50,7 +51,8 @@ SPARSITY_SWEEP = f"""{OF_TOY}## Which layers need their small weights?
 report writes a schedule that spares the two layers that change most, and one wire takes it to
 another VDiT Sparsity, which drops 90 % in all others.
 
-**Look at** the two videos at the end: all layers, and all but the spared ones.
+**Look at** layer 0, which alone loses the stripes, and how little the others need. Then at the two
+videos at the end: the stripes are faded in the first, and back where two layers are spared.
 
 **Try** `spare` = 1 or 3 on VDiT Sweep Report, or `measure` = `SSIM`.
 """
@@ -133,7 +135,7 @@ def sparsity_sweep(canvas: Canvas, world: World, note: str, rate: float, layers:
     edit = {"sparsity": rate}
     stage, found = layer_sweep(canvas, world, note, "VDiTSparsity", edit, layers)
     for title, file, schedule in (
-        (f"{rate:.0%} dropped in all layers", "all", ""),
+        (f"{100 * rate:.0f} % dropped in all layers", "all", ""),
         ("Spared as the report says", "scheduled", found["schedule"]),
     ):
         with canvas.group(title, across=True, colour="ours", below=canvas.groups[-1]):
@@ -158,7 +160,7 @@ def transfer_sweep(canvas: Canvas, world: World, note: str, layers: str = "all")
         alone = stage.sample(stage.model, source)
         video = canvas.add("VAEDecode", samples=alone, vae=stage.loaded.vae)["IMAGE"]
     report(
-        canvas, stage, halves["edited"], swept["labels"], "transfer_sweep", source=video, spare=1
+        canvas, stage, halves["edited"], swept["labels"], "transfer_sweep", source=video, spare=0
     )
 
 

@@ -15,6 +15,7 @@ _LEFT, _TOP, _WIDE, _HIGH, _RIGHT = 112, 124, 860, 400, 40
 _BETWEEN, _BELOW = 130, 160  # a second plot, the words
 _WARM = "#d55e00"  # orange of the Okabe–Ito colours
 _LINES = "#d0d7de"
+_EDGE = 0.07  # of an axis, below 0
 _AROUND = [(0, -1), (1, 0), (0, 1), (-1, 0), (1, -1), (-1, -1), (1, 1), (-1, 1)]
 
 
@@ -101,8 +102,8 @@ def _draw_between(
     points = [(place.apart or 0.0, place.change) for place in places]
     across = 1.14 * max(apart, *(x for x, _ in points)) or 1.0
     up = 1.14 * max(apart, *(y for _, y in points)) or 1.0
-    axes.set_xlim(-0.03 * across, across)
-    axes.set_ylim(-0.05 * up, up)
+    axes.set_xlim(-_EDGE * across, across)
+    axes.set_ylim(-_EDGE * up, up)
     _calm(axes, "both")
     ends = {"source": (0.0, apart), "reference": (apart, 0.0)}
     labels = [(name, *at, FAINT) for name, at in ends.items()]
@@ -113,7 +114,7 @@ def _draw_between(
         axes.plot([x], [y], "o", color=colour, markersize=10)
         labels.append((str(place.layer), x, y, colour))
     pixels = [
-        (word, _LEFT + _WIDE * (x / across + 0.03) / 1.03, _y(top, y / up), colour)
+        (word, _LEFT + _WIDE * (x / across + _EDGE) / (1 + _EDGE), _y(top, y / up), colour)
         for word, x, y, colour in labels
     ]
     _write_beside(page, pixels)
@@ -124,7 +125,7 @@ def _draw_between(
 
 
 def _y(top: float, share: float) -> float:
-    return top + _HIGH * (1 - (share + 0.05) / 1.05)
+    return top + _HIGH * (1 - (share + _EDGE) / (1 + _EDGE))
 
 
 def _write_beside(page: Page, points: Sequence[tuple[str, float, float, str]]) -> None:

@@ -237,13 +237,8 @@ def _words(seen: Sequence[_Seen], asked: Asked, table: Table, schedule: str) -> 
         if _sweeps_without([s.label for s in seen])
         else ("most changed first")
     )
-    return "\n".join(
-        [
-            f"change: {measure.words}; rank: {order}",
-            "",
-            table.text(),
-            "",
-            f"schedule, sparing the first {asked.spare}: {schedule}",
-            "(layers that were not swept get the value of all)",
-        ]
-    )
+    lines = [f"change: {measure.words}; rank: {order}", "", table.text()]
+    if asked.spare:
+        lines += ["", f"schedule, sparing the first {asked.spare}: {schedule}"]
+        lines += ["(layers that were not swept get the value of all)"]
+    return "\n".join(lines)
