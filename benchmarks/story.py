@@ -46,6 +46,16 @@ CHAPTERS = (
         more="Frame by frame, with differences",
     ),
     Chapter(
+        "toy_transfer_far",
+        "When no word is shared",
+        "Source: “a red circle falling on a striped background”. Target: “a blue square growing on "
+        "a light background”. In the paper's Wan such a video keeps the source's structure and "
+        "ignores the new prompt. Here, with the maps of layers 1 to 4, it obeys the new prompt, "
+        "and takes from the source that it falls, on its path. One seed; the numbers below, over "
+        "32 pairs, are of all layers and of each alone.",
+        more="Frame by frame, with differences",
+    ),
+    Chapter(
         "toy_attention_maps",
         "See what the model looks at",
         "Captured at the middle step while the video was sampled. A row is a place that looks, a "

@@ -62,7 +62,8 @@ TRANSFER_FAR = f"""{OF_TOY}## One video's maps, and words that share nothing wit
 As *toy_transfer*, but every word of the target differs from the source. In Wan the paper saw the
 video keep the source's structure and ignore the new prompt (arXiv 2504.10317, Fig. 2).
 
-**Look at** the edit: in layers 1 to 4 this tiny model follows neither prompt well.
+**Look at** the edit: with the maps of layers 1 to 4 it is the target's growing square on the
+target's background, but it falls, on the source's path. One seed: a picture, not evidence.
 
 **Try** `layers` = `all`, `0`, or a lower `strength`.
 """

@@ -272,6 +272,18 @@ def test_what_cannot_be_read_is_not_kept_and_said(
     assert not folder.exists()
 
 
+def test_a_full_disk_does_not_cost_the_video(
+    model: ModelPatcher, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(kept, "save_kept", fail)
+    entry = swept(tiny.edited(model, Skip()))["layer 1"]
+    assert torch.equal(tiny.sample(entry), tiny.sample(tiny.edited(model, Skip(), "1")))
+    assert told[-1] == "3 of 4: layer 1; not kept: no space left"
+
+
 def test_an_edit_behind_the_sweep_is_part_of_it(model: ModelPatcher) -> None:
     entry = swept(tiny.edited(model, Skip()))["layer 1"]
     tiny.sample(entry)

@@ -72,9 +72,17 @@ def sample_or_take(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     last = _Last(args[5])
     samples = executor(*args[:5], last, *args[6:], **kwargs)
     if path is not None:
-        save_kept(Kept(samples, *last.heard), path, ticket.label)
-        tell(ticket.asker, f"{told}, kept in {path.parent.name}")
+        tell(ticket.asker, told + _keep(Kept(samples, *last.heard), path, ticket.label))
     return samples
+
+
+def _keep(finished: Kept, path: Path, label: str) -> str:
+    """What became of it, in words; a full disk must not cost the video."""
+    try:
+        save_kept(finished, path, label)
+    except OSError as problem:
+        return f"; not kept: {problem}"
+    return f", kept in {path.parent.name}"
 
 
 class _Last:
