@@ -72,8 +72,8 @@ def test_several_edits_go_together_and_captures_stay_as_they_are() -> None:
 
 def test_a_sweep_of_a_sweep_holds_both() -> None:
     first = swept((edit(Skip()),), "1-2", ALL_BUT, baseline=False)[0]
-    again = sweep(first.program, parse_selection("2", "layers"), ONE, False, LAYOUT)
-    assert [*acting(again[0])[0]] == [2]
+    again = sweep(first.program, parse_selection("2", "layers"), ALL_BUT, False, LAYOUT)
+    assert [*acting(again[0])[0]] == [0, 3]
 
 
 ACTING = {
