@@ -97,7 +97,7 @@ class _Reader:
             self._put(key)
             self._read_at(f".{name}", value[name])
 
-    def _read_tensor(self, value: Tensor) -> None:
+    def _read_tensor(self, value: Any) -> None:
         self._put("tensor", type(value).__name__, str(value.dtype), str(tuple(value.shape)))
         if hasattr(value, "__tensor_flatten__"):  # of several tensors, such as quantised weights
             for name in value.__tensor_flatten__()[0]:
@@ -108,7 +108,7 @@ class _Reader:
         flat = value.detach().as_subclass(Tensor).reshape(-1)
         if self.few and len(flat) > _FEW:
             flat = flat[torch.linspace(0, len(flat) - 1, _FEW, device=flat.device).long()]
-        raw = flat.cpu().contiguous().view(torch.uint8).numpy()
+        raw = flat.cpu().contiguous().view(torch.uint8).numpy().tobytes()
         self.bytes += len(raw)
         self.digest.update(raw)
 

@@ -126,7 +126,10 @@ def layer_sweep(
         swept = canvas.add("VDiTLayerSweep", model=edited, layers=layers)
         latent = stage.sample(swept["MODEL"], stage.prompts[0])
     name = "temperature" if node == "VDiTTemperature" else node.removeprefix("VDiT").lower()
-    schedule = {"value": edit.get(name, 0.7), "spared_value": float(name == "temperature")}
+    schedule: dict[str, Any] = {
+        "value": edit.get(name, 0.7),
+        "spared_value": float(name == "temperature"),
+    }
     found = report(canvas, stage, latent, swept["labels"], f"{name}_sweep", **schedule)
     return stage, found
 

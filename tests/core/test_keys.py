@@ -51,10 +51,7 @@ def closure(factor: float) -> Callable[[float], float]:
 
 
 def derived(base: type) -> type:
-    class Derived(base):
-        pass
-
-    return Derived
+    return type("Derived", (base,), {})
 
 
 def module(value: float) -> nn.Module:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import comfy.sample
 import folder_paths
 import pytest
 import torch

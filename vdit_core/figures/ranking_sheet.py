@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from matplotlib.axes import Axes
 from torch import Tensor
@@ -151,7 +152,7 @@ def _overlap(a: _Box, b: _Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _calm(axes: Axes, which: str) -> None:
+def _calm(axes: Axes, which: Literal["both", "y"]) -> None:
     axes.grid(axis=which, color=_LINES, linewidth=1)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=16)
