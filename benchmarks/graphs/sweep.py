@@ -125,18 +125,16 @@ def layer_sweep(
         edited = canvas.add(node, model=stage.model, **edit)["MODEL"]
         swept = canvas.add("VDiTLayerSweep", model=edited, layers=layers)
         latent = stage.sample(swept["MODEL"], stage.prompts[0])
-    name = "temperature" if node == "VDiTTemperature" else node.removeprefix("VDiT").lower()
-    schedule: dict[str, Any] = {
-        "value": edit.get(name, 0.7),
-        "spared_value": float(name == "temperature"),
-    }
-    found = report(canvas, stage, latent, swept["labels"], f"{name}_sweep", **schedule)
+    name = node.removeprefix("VDiT").lower()
+    asked: dict[str, Any] = {"value": edit.get(name, 0.7)}
+    asked["spared_value"] = 1.0 if name == "temperature" else 0.0
+    found = report(canvas, stage, latent, swept["labels"], f"{name}_sweep", **asked)
     return stage, found
 
 
 def sparsity_sweep(canvas: Canvas, world: World, note: str, rate: float, layers: str) -> None:
     """Sparsity in one layer after the other, and the schedule that comes of it."""
-    edit = {"sparsity": rate}
+    edit: dict[str, Any] = {"sparsity": rate}
     stage, found = layer_sweep(canvas, world, note, "VDiTSparsity", edit, layers)
     for title, file, schedule in (
         (f"{100 * rate:.0f} % dropped in all layers", "all", ""),
