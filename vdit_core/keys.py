@@ -107,7 +107,8 @@ class _Reader:
             raise self._unkeyed(f"a tensor on {value.device} with layout {value.layout}")
         flat = value.detach().as_subclass(Tensor).reshape(-1)
         if self.few and len(flat) > _FEW:
-            flat = flat[torch.linspace(0, len(flat) - 1, _FEW, device=flat.device).long()]
+            places = torch.linspace(0, len(flat) - 1, _FEW, dtype=torch.float64).long()
+            flat = flat[places.to(flat.device)]
         raw = flat.cpu().contiguous().view(torch.uint8).numpy().tobytes()
         self.bytes += len(raw)
         self.digest.update(raw)

@@ -139,6 +139,8 @@ def test_few_values_stand_for_weights() -> None:
     changed = weights.index_fill(0, torch.tensor(777), -1.0)
     assert key_of(Few(weights)) == key_of(Few(changed))
     assert key_of(Few(weights)) != key_of(Few(weights * 1.001))
+    huge = torch.zeros(1).expand(1 << 25)  # its last place is none in float32
+    assert key_of(Few(huge)) != key_of(Few(huge[1:]))
 
 
 @pytest.mark.parametrize("hidden", [object(), threading.Lock(), torch.Generator(), iter([1])])
