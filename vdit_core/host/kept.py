@@ -122,11 +122,20 @@ def _key(guider: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         "sampler": sampler,
         "guider": (type(guider), others),
         "prompts": guider.conds,
-        "options": options | {"transformer_options": inner},
+        "options": options | {"transformer_options": inner} | _windows(options),
         "model": _model(patcher),
         "attention": (core_attention.optimized_attention, patcher.load_device.type),
     }
     return key_of(content, refused=(ModelPatcher, BaseModel))
+
+
+def _windows(options: dict[str, Any]) -> dict[str, object]:
+    """Context windows by their settings: the rest is left over from the sampling before."""
+    handler = options.get("context_handler")
+    if handler is None:
+        return {}
+    settings = {k: v for k, v in vars(handler).items() if not k.startswith("_")}
+    return {"context_handler": (type(handler), settings)}
 
 
 def _edits(program: Program, patcher: ModelPatcher) -> list[object]:
@@ -145,9 +154,15 @@ def _model(patcher: ModelPatcher) -> dict[str, object]:
     """The model as loaded, from before any patch is put into its weights, and the patches."""
     model = patcher.model
     before = patcher.backup | getattr(patcher, "backup_buffers", {})  # older ones have none
+    network = model.diffusion_model
+    found = (
+        *network.named_parameters("diffusion_model"),
+        *network.named_buffers("diffusion_model"),
+    )
     weights = {
         name: getattr(before.get(name, x), "weight", before.get(name, x))
-        for name, x in (*model.named_parameters(), *model.named_buffers())
+        for name, x in found
+        if not name.startswith(tuple(patcher.object_patches))  # read below, in place or not yet
     }
     return {
         "classes": (type(model), type(model.diffusion_model), type(model.latent_format)),
