@@ -13,7 +13,7 @@ from .keys import key_of
 
 
 @dataclass(frozen=True)
-class Kept:
+class Finished:
     """What a sampling ended with. samples: its latent. clean, noisy: what its callback heard last.
 
     The callback's are for previews and for samplers with a second output; None if it heard nothing.
@@ -28,13 +28,13 @@ class Kept:
         return {name: x for name, x in vars(self).items() if x is not None}
 
 
-def save_kept(kept: Kept, path: Path, label: str) -> None:
+def save_finished(kept: Finished, path: Path, label: str) -> None:
     """label: for people who open the file."""
     tensors = {name: x.detach().cpu().clone() for name, x in kept.tensors.items()}
     write_tensors(path, tensors, {"vdit_kept": label, "checked": key_of(tensors)})
 
 
-def load_kept(path: Path) -> Kept | None:
+def load_finished(path: Path) -> Finished | None:
     """None for a file that is not there, or not as it was written: it must be sampled again."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -42,4 +42,4 @@ def load_kept(path: Path) -> Kept | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError):
         return None
-    return Kept(**tensors) if checked == key_of(tensors) else None
+    return Finished(**tensors) if checked == key_of(tensors) else None

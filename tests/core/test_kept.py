@@ -8,25 +8,25 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from vdit_attention.vdit_core.kept import Kept, load_kept, save_kept
+from vdit_attention.vdit_core.kept import Finished, load_finished, save_finished
 
 
-def example() -> Kept:
-    return Kept(torch.randn(1, 4, 3, 5, 7), torch.randn(1, 4, 3, 5, 7), torch.zeros(0))
+def example() -> Finished:
+    return Finished(torch.randn(1, 4, 3, 5, 7), torch.randn(1, 4, 3, 5, 7), torch.zeros(0))
 
 
 def test_it_comes_back_to_the_bit(tmp_path: Path) -> None:
     kept, path = example(), tmp_path / "deeper" / "a.safetensors"
-    save_kept(kept, path, "layer 3")
-    found = load_kept(path)
+    save_finished(kept, path, "layer 3")
+    found = load_finished(path)
     assert found is not None
     assert all(torch.equal(found.tensors[name], x) for name, x in kept.tensors.items())
     assert [p.name for p in path.parent.iterdir()] == ["a.safetensors"]
 
 
 def test_without_a_callback_there_is_the_latent_alone(tmp_path: Path) -> None:
-    save_kept(Kept(torch.ones(2)), tmp_path / "a", "none")
-    found = load_kept(tmp_path / "a")
+    save_finished(Finished(torch.ones(2)), tmp_path / "a", "none")
+    found = load_finished(tmp_path / "a")
     assert found is not None and torch.equal(found.samples, torch.ones(2))
     assert found.clean is None and found.noisy is None
 
@@ -54,6 +54,6 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_file_counts_as_none(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    save_kept(example(), path, "layer 3")
+    save_finished(example(), path, "layer 3")
     DAMAGE[name](path)
-    assert load_kept(path) is None
+    assert load_finished(path) is None

@@ -257,7 +257,7 @@ def test_a_watched_model_is_always_sampled(model: ModelPatcher, told: list[str])
         first = record.data
         tiny.sample(entry)
         assert record.data is not first, label
-    assert told[0] == "1 of 2: none; not kept: VDiT Capture needs the sampling to run"
+    assert told[0] == "1 of 2: none; not kept: Capture needs the sampling to run"
 
 
 def test_what_cannot_be_read_is_not_kept_and_said(
@@ -277,7 +277,7 @@ def test_a_full_disk_does_not_cost_the_video(
     def fail(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(kept, "save_kept", fail)
+    monkeypatch.setattr(kept, "save_finished", fail)
     entry = swept(tiny.edited(model, Skip()))["layer 1"]
     assert torch.equal(tiny.sample(entry), tiny.sample(tiny.edited(model, Skip(), "1")))
     assert told[-1] == "3 of 4: layer 1; not kept: no space left"

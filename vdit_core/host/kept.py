@@ -16,9 +16,10 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..kept import Kept, load_kept, save_kept
+from ..kept import Finished, load_finished, save_finished
 from ..keys import Few, Unkeyed, key_of
-from ..program import EDITED, Asker, Capture, Edit, Program
+from ..program import EDITED, Asker, Edit, Program
+from ..sources import Source
 from ..sweep import Entry, acting_layers
 from .comfy import PROGRAM_KEY, layout_of, tell, with_program
 
@@ -65,21 +66,21 @@ def sample_or_take(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
             path = ticket.folder / f"{_key(guider, args, kwargs)}.safetensors"
         except Unkeyed as problem:
             why = f"; not kept: {problem}"
-    if path is not None and (found := load_kept(path)) is not None:
+    if path is not None and (found := load_finished(path)) is not None:
         tell(ticket.asker, f"{told}, taken from {path.parent.name}")
         return _taken(found, args)
     tell(ticket.asker, told + why)
     last = _Last(args[5])
     samples = executor(*args[:5], last, *args[6:], **kwargs)
     if path is not None:
-        tell(ticket.asker, told + _keep(Kept(samples, *last.heard), path, ticket.label))
+        tell(ticket.asker, told + _keep(Finished(samples, *last.heard), path, ticket.label))
     return samples
 
 
-def _keep(finished: Kept, path: Path, label: str) -> str:
+def _keep(finished: Finished, path: Path, label: str) -> str:
     """What became of it, in words; a full disk must not cost the video."""
     try:
-        save_kept(finished, path, label)
+        save_finished(finished, path, label)
     except OSError as problem:
         return f"; not kept: {problem}"
     return f", kept in {path.parent.name}"
@@ -97,7 +98,7 @@ class _Last:
             self.callback(step, clean, noisy, *more)
 
 
-def _taken(found: Kept, args: tuple[Any, ...]) -> Tensor:
+def _taken(found: Finished, args: tuple[Any, ...]) -> Tensor:
     """What the sampling of before gave; its callback hears the last step once more."""
     noise, sigmas, callback = args[0], args[3], args[5]
     if callback is not None and found.clean is not None and found.noisy is not None:
@@ -111,8 +112,9 @@ def _key(guider: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     noise, latent, sampler, sigmas, mask, _, _, *seed = args
     patcher, options = guider.model_patcher, guider.model_options
     program: Program = options["transformer_options"].get(PROGRAM_KEY, ())
-    if any(isinstance(spec, Capture) for spec in program):
-        raise Unkeyed("VDiT Capture needs the sampling to run")
+    for spec in program:
+        if not isinstance(spec, Edit):  # it brings something back
+            raise Unkeyed(f"{spec.asker.name} needs the sampling to run")
     inner = {k: v for k, v in options["transformer_options"].items() if k not in _OWN}
     others = {k: v for k, v in vars(guider).items() if k not in _OF_GUIDER}
     content = {
@@ -126,7 +128,7 @@ def _key(guider: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         "model": _model(patcher),
         "attention": (core_attention.optimized_attention, patcher.load_device.type),
     }
-    return key_of(content, refused=(ModelPatcher, BaseModel))
+    return key_of(content, refused=(ModelPatcher, BaseModel, Source))
 
 
 def _windows(options: dict[str, Any]) -> dict[str, object]:
