@@ -15,9 +15,9 @@ from typing import Any
 
 from . import workflow_notes as notes
 from .canvas import Canvas, Group
-from .graphs import probe, recorded
+from .graphs import probe, recorded, sweep
 from .server import ComfyServer
-from .stages import Stage, compare, draw, tell
+from .stages import Stage, draw, tell, transfer
 from .workflow_api import Json
 from .worlds import HUNYUAN_VIDEO, MOCHI, TOY, TOY_MOCHI, WAN21, WAN22, World
 
@@ -109,31 +109,6 @@ def load_record(canvas: Canvas, world: World) -> None:
     with canvas.group("Draw", across=True, colour="ours"):
         title, name = "The last layer, each head", f"{world.name}_map_from_file"
         draw(canvas, record, None, title, name, layer="-1", head="all")
-
-
-def transfer(canvas: Canvas, world: World, note: str, layers: str) -> None:
-    """A target prompt that uses the attention maps of a source prompt in some layers."""
-    prompts = {"Source prompt": world.prompt, "Target prompt": world.target}
-    stage = Stage(canvas, world, note, prompts)
-    source, target = stage.prompts
-    with canvas.group("Source and target in one batch", colour="ours"):
-        pair = canvas.add("VDiTPairPrompts", source=source, target=target)["CONDITIONING"]
-        latent = canvas.add("VDiTPairLatent", latent=stage.latent)["LATENT"]
-        model = canvas.add("VDiTTransfer", model=stage.model, layers=layers)["MODEL"]
-    with canvas.group("Sample the pair") as sampling:
-        halves = canvas.add("VDiTSplitPair", latent=stage.sample(model, pair, latent))
-    with canvas.group("The source", across=True, colour="result") as first:
-        a = stage.save(halves["source"], "Source video", "transfer_source")
-    with canvas.group("The edit", across=True, colour="result", below=first) as second:
-        b = stage.save(halves["edited"], "Edited video", "transfer_edited")
-    with canvas.group("Target prompt alone, same seed", below=sampling):
-        alone = stage.sample(stage.model, target)
-    with canvas.group("Without transfer", across=True, colour="result", below=second):
-        c = stage.save(alone, "Target video", "transfer_target")
-    with canvas.group("How near is the edit?", across=True, colour="ours", right_of=first) as near:
-        compare(canvas, a, b, "Source against edit")
-    with canvas.group("And without transfer?", across=True, colour="ours", below=near):
-        compare(canvas, a, c, "Source against target alone")
 
 
 @dataclass(frozen=True)
@@ -322,6 +297,7 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
     "hunyuan_video_transfer": lambda c: transfer(c, HUNYUAN_VIDEO, notes.HUNYUAN_TRANSFER, "all"),
     **recorded.WORKFLOWS,
     **probe.WORKFLOWS,
+    **sweep.WORKFLOWS,
 }
 
 

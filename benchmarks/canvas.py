@@ -38,6 +38,7 @@ WIDTHS = {
     "VDiTSensitivity": 460,
     "VDiTSparsity": 400,
     "VDiTStatistics": 460,
+    "VDiTSweepReport": 460,
 }
 EXTRA = {  # pixels for what a node shows below its widgets
     "CLIPLoader": WIDGET,  # one that is left out
@@ -51,6 +52,7 @@ EXTRA = {  # pixels for what a node shows below its widgets
     "VDiTCapture": 44,  # the line that says what it did
     "VDiTCompareVideos": 330,
     "VDiTFreezeHeads": 44,
+    "VDiTLayerSweep": 44,
     "VDiTPerturb": 44,
     "VDiTRecordSource": 66,
     "VDiTReplaySource": 44,
@@ -58,6 +60,7 @@ EXTRA = {  # pixels for what a node shows below its widgets
     "VDiTSkipHeads": 44,
     "VDiTSparsity": 190,  # a line for each layer
     "VDiTStatistics": 330,
+    "VDiTSweepReport": 330,
     "VDiTTemperature": 44,
     "VDiTTransfer": 44,
 }

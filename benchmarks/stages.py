@@ -106,3 +106,28 @@ def compare(canvas: Canvas, a: Socket, b: Socket, title: str) -> None:
     """Put the comparison of two videos on the canvas."""
     found = canvas.add("VDiTCompareVideos", title=title, a=a, b=b)
     canvas.add("PreviewAny", title=f"{title}, in numbers", source=found["report"])
+
+
+def transfer(canvas: Canvas, world: World, note: str, layers: str) -> None:
+    """A target prompt that uses the attention maps of a source prompt in some layers."""
+    prompts = {"Source prompt": world.prompt, "Target prompt": world.target}
+    stage = Stage(canvas, world, note, prompts)
+    source, target = stage.prompts
+    with canvas.group("Source and target in one batch", colour="ours"):
+        pair = canvas.add("VDiTPairPrompts", source=source, target=target)["CONDITIONING"]
+        latent = canvas.add("VDiTPairLatent", latent=stage.latent)["LATENT"]
+        model = canvas.add("VDiTTransfer", model=stage.model, layers=layers)["MODEL"]
+    with canvas.group("Sample the pair") as sampling:
+        halves = canvas.add("VDiTSplitPair", latent=stage.sample(model, pair, latent))
+    with canvas.group("The source", across=True, colour="result") as first:
+        a = stage.save(halves["source"], "Source video", "transfer_source")
+    with canvas.group("The edit", across=True, colour="result", below=first) as second:
+        b = stage.save(halves["edited"], "Edited video", "transfer_edited")
+    with canvas.group("Target prompt alone, same seed", below=sampling):
+        alone = stage.sample(stage.model, target)
+    with canvas.group("Without transfer", across=True, colour="result", below=second):
+        c = stage.save(alone, "Target video", "transfer_target")
+    with canvas.group("How near is the edit?", across=True, colour="ours", right_of=first) as near:
+        compare(canvas, a, b, "Source against edit")
+    with canvas.group("And without transfer?", across=True, colour="ours", below=near):
+        compare(canvas, a, c, "Source against target alone")

@@ -46,6 +46,16 @@ CHAPTERS = (
         more="Frame by frame, with differences",
     ),
     Chapter(
+        "toy_transfer_far",
+        "When no word is shared",
+        "Source: “a red circle falling on a striped background”. Target: “a blue square growing on "
+        "a light background”. In the paper's Wan such a video keeps the source's structure and "
+        "ignores the new prompt. Here, with the maps of layers 1 to 4, it obeys the new prompt, "
+        "and takes from the source that it falls, on its path. One seed; the numbers below, over "
+        "32 pairs, are of all layers and of each alone.",
+        more="Frame by frame, with differences",
+    ),
+    Chapter(
         "toy_attention_maps",
         "See what the model looks at",
         "Captured at the middle step while the video was sampled. A row is a place that looks, a "
@@ -84,6 +94,15 @@ CHAPTERS = (
         "path is settled by step 4; its size is not, and comes out larger.",
     ),
     Chapter(
+        "toy_layer_sweep",
+        "One layer after the other",
+        "Every layer's map replaced by the uniform one, a layer at a time: one graph, one queue, a "
+        "sampling for each layer. In layer 0 the circle stays where it is and comes twice; in "
+        "layers 1, 4 and 5 the stripes are gone and the later frames fall apart; layer 2 changes "
+        "least. The ranking compares pixels, so an object that moves counts for much.",
+        first="sheets",
+    ),
+    Chapter(
         "toy_skip_heads",
         "Leave heads out",
         "The output of chosen heads is set to zero and they are not computed. Here one head costs "
@@ -116,6 +135,24 @@ CHAPTERS = (
         "temperatures; below, the video as trained and with one layer at T = 0.5.",
         first="sheets",
         more="The videos",
+    ),
+    Chapter(
+        "toy_sparsity_sweep",
+        "Which layers need their small weights?",
+        "90 % of the weights dropped in one layer at a time. Layer 0 alone loses the stripes; the "
+        "other five hardly notice, as most single layers of Mochi in the paper. The report writes "
+        "the schedule that spares the two that change most, and a wire takes it to the last video: "
+        "faded stripes are back.",
+        first="sheets",
+        more="All layers, and all but the spared ones",
+    ),
+    Chapter(
+        "toy_transfer_sweep",
+        "Does one layer carry the source?",
+        f"The maps of “{TOY.prompt}” in one layer at a time of “{TOY.target}”. In the paper's Wan "
+        "layer 3 follows the source; here no single layer does, all videos stay near the target's "
+        "own. Layer 4 moves the circle most, to where the source has it. One seed.",
+        first="sheets",
     ),
     Chapter(
         "toy_mochi_attention_maps",

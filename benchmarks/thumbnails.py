@@ -15,7 +15,7 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from ..vdit_core.figures.sweep import sweep_grid
+from ..vdit_core.figures.sweep import Row, sweep_grid
 from .build_workflows import FOLDER
 from .story import CHAPTERS
 
@@ -36,19 +36,17 @@ def main() -> None:
 
 def thumbnail(gallery: Path, outcome: dict[str, Any]) -> Image.Image:
     """The workflow's videos as strips below each other, or its first still picture."""
-    videos: list[Tensor] = []
-    labels: list[str] = []
+    rows: list[Row] = []
     stills: list[Image.Image] = []
     for picture in outcome["pictures"]:
         image = Image.open(gallery / picture["file"])
         if getattr(image, "n_frames", 1) > 1:
-            videos.append(frames(image))
-            labels.append(picture["title"])
+            rows.append(Row(frames(image), picture["title"]))
         else:
             stills.append(image.convert("RGB"))
-    if outcome["name"] in SHEETS or not videos:
+    if outcome["name"] in SHEETS or not rows:
         return stills[0]
-    return to_pil_image(sweep_grid(videos, labels)[0].movedim(-1, 0))
+    return to_pil_image(sweep_grid(rows)[0].movedim(-1, 0))
 
 
 def frames(image: Image.Image) -> Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import capture, edit, look, sensitivity, source, study, text, toy, transfer
+from . import capture, edit, look, sensitivity, source, study, sweep, text, toy, transfer
 
-MODULES = (toy, capture, look, edit, text, transfer, source, study, sensitivity)
+MODULES = (toy, capture, look, edit, text, transfer, source, study, sensitivity, sweep)
 
 
 class VDiTAttentionExtension(ComfyExtension):

@@ -89,6 +89,14 @@ class AttentionPlan:
         return all(getattr(self, field.name) is None for field in fields(self))
 
     @property
+    def idle(self) -> bool:
+        """Whether its fields, if it has any, leave every row and head as the model has them."""
+        inner = replace(self, text=None, video=None, span=None)
+        if self.text is not None or not (self.video is None or self.video.idle):
+            return False
+        return inner.empty or not bool(inner.touched.any())
+
+    @property
     def touched(self) -> Tensor:
         """Rows and heads that a field changes, [B, H] bool. For a plan that is not empty."""
         found: list[Tensor] = []

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .attention.results import KEPT, MapMeasures
+from .files import write_tensors
 from .grid import TokenGrid
 from .sites import Excerpt
 
@@ -145,13 +144,7 @@ def save_record(data: RecordData, path: Path) -> None:
             if value is not None:
                 tensors[f"{index}.{name}"] = value.contiguous()
     text = json.dumps({"version": VERSION, "header": asdict(data.header), "measurements": labels})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        save_file(tensors, partial, metadata={"vdit_record": text})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_tensors(path, tensors, {"vdit_record": text})
 
 
 def load_record(path: Path) -> RecordData:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .sites import in_runs
 
@@ -91,10 +91,18 @@ def _parse_part(item: str, text: str, what: str) -> tuple[bool, int | str | None
 
 @dataclass(frozen=True)
 class HeadList:
-    """Chosen heads, layer by layer: pairs of layer selection and head selection."""
+    """Chosen heads, layer by layer: pairs of layer selection and head selection.
+
+    only: of these, the heads in layers that each of these selections names.
+    """
 
     text: str
     entries: tuple[tuple[Selection, Selection], ...]
+    only: tuple[Selection, ...] = ()
+
+    def within(self, layers: Selection) -> HeadList:
+        """The same heads, but none outside these layers."""
+        return replace(self, only=(*self.only, layers))
 
     def resolve(self, heads: tuple[int, ...]) -> dict[int, tuple[int, ...]]:
         """Chosen heads by layer. heads: number of heads of each layer of the model."""
@@ -103,6 +111,9 @@ class HeadList:
             for layer in layers.resolve(len(heads)):
                 found = inner.resolve(heads[layer], f"layer {layer}")
                 chosen.setdefault(layer, set()).update(found)
+        for layers in self.only:
+            kept = layers.resolve(len(heads))
+            chosen = {layer: found for layer, found in chosen.items() if layer in kept}
         return {layer: tuple(sorted(found)) for layer, found in sorted(chosen.items())}
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from vdit_attention.vdit_core import record as record_module
+from vdit_attention.vdit_core import files
 from vdit_attention.vdit_core.attention import MapMeasures
 from vdit_attention.vdit_core.grid import TokenGrid
 from vdit_attention.vdit_core.record import (
@@ -97,7 +97,7 @@ def test_a_failing_save_leaves_no_file(
             path.write_bytes(b"half")
         raise OSError("disk full")
 
-    target = record_module.os if failing == "os.replace" else record_module
+    target = files.os if failing == "os.replace" else files
     monkeypatch.setattr(target, failing.removeprefix("os."), fail)
     with pytest.raises(OSError, match="disk full"):
         save_record(example(), tmp_path / "a.safetensors")
@@ -114,7 +114,7 @@ def test_a_failing_save_leaves_the_older_file_as_it_was(
     def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(record_module, "save_file", fail)
+    monkeypatch.setattr(files, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         save_record(example(), path)
     assert path.read_bytes() == before

@@ -7,7 +7,7 @@ import math
 import matplotlib
 import pytest
 import torch
-from vdit_attention.vdit_core.figures import compare_videos, sweep_grid
+from vdit_attention.vdit_core.figures import Row, compare_videos, sweep_grid
 from vdit_attention.vdit_core.figures.pictures import evenly
 
 
@@ -71,13 +71,14 @@ def test_frames_are_spread_evenly_with_both_ends() -> None:
 
 def test_a_sweep_has_one_row_per_video() -> None:
     videos = [torch.zeros(3, 8, 8, 3), torch.ones(3, 8, 8, 3)]
-    one, two = sweep_grid(videos[:1], ["T = 1"]), sweep_grid(videos, ["T = 1", "T = 2"])
+    rows = [Row(video, f"T = {n}") for n, video in enumerate(videos, 1)]
+    one, two = sweep_grid(rows[:1]), sweep_grid(rows)
     assert one.shape[2] == two.shape[2]
     assert two.shape[1] > one.shape[1]
 
 
 def test_a_sweep_of_nothing_or_of_different_videos_is_refused() -> None:
-    with pytest.raises(ValueError, match="got 0 videos"):
-        sweep_grid([], [])
+    with pytest.raises(ValueError, match="got no video"):
+        sweep_grid([])
     with pytest.raises(ValueError, match="one length and size"):
-        sweep_grid([torch.zeros(3, 8, 8, 3), torch.zeros(2, 8, 8, 3)], ["a", "b"])
+        sweep_grid([Row(torch.zeros(3, 8, 8, 3), "a"), Row(torch.zeros(2, 8, 8, 3), "b")])

@@ -40,6 +40,8 @@ INPUTS = {
     "VDiTSparsity": "model, sparsity, layers, heads, mode, renormalize, schedule, start_percent, "
     "end_percent, branch, block_size, reuse_steps, region",
     "VDiTCompareVideos": "a, b",
+    "VDiTLayerSweep": "model, layers, operation, baseline, resume, folder",
+    "VDiTSweepReport": "videos, labels, measure, spare, value, spared_value, reference, source",
 }
 OUTPUTS = {
     "VDiTToyWorld": "MODEL, CLIP, VAE",
@@ -61,6 +63,8 @@ OUTPUTS = {
     "VDiTPerturb": "MODEL",
     "VDiTSparsity": "MODEL",
     "VDiTCompareVideos": "IMAGE, STRING, FLOAT, FLOAT",
+    "VDiTLayerSweep": "MODEL, STRING",
+    "VDiTSweepReport": "IMAGE, IMAGE, STRING, STRING, STRING",
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
     "VDiTCapture": {"steps": "mid", "layers": "all", "heads": "all", "branch": "both"}
@@ -73,6 +77,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "VDiTSkipHeads": {"heads": "-1:0", "region": "all"},
     "VDiTStatistics": {"statistic": "entropy share", "step": "mid", "branch": "both"},
     "VDiTSparsity": {"sparsity": 0.7, "mode": "exact", "schedule": "", "region": "all"},
+    "VDiTLayerSweep": {"layers": "all", "operation": "one layer at a time", "resume": True}
+    | {"baseline": True, "folder": "vdit/sweep"},
+    "VDiTSweepReport": {"measure": "difference", "spare": 2, "value": 0.7, "spared_value": 0.0},
 }
 
 

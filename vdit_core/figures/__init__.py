@@ -5,11 +5,12 @@ from .compare import Comparison, compare_videos
 from .quantities import STATISTICS
 from .sensitivity import SensitivityFigure, draw_sensitivity
 from .statistics import Statistics, draw_statistic
-from .sweep import sweep_grid
+from .sweep import Row, sweep_grid
 
 __all__ = [
     "STATISTICS",
     "Comparison",
+    "Row",
     "SensitivityFigure",
     "Statistics",
     "attention_map",

@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from .canvas import Page, text_width
+from .canvas import FAINT, Page, text_width
 from .pictures import colours_of, evenly, fit
 
 _MARGIN, _LABEL, _GAP = 24, 34, 8
-_STRIP, _FRAMES = 1240, 6
+_STRIP, _FRAMES, _MOST = 1240, 6, 12  # pixels of the pictures, frames, rows in a column
+_LOWEST = 46  # pixels of a row that has a note below its label
 
 
-def sweep_grid(videos: list[Tensor], labels: list[str]) -> Tensor:
-    """Draw videos, each [F, H, W, 3] of values 0..1, below each other, [1, h, w, 3]."""
-    if not videos or len(videos) != len(labels):
-        raise ValueError(
-            f"sweep: got {len(videos)} videos and {len(labels)} labels; give one label per video, "
-            "and at least one video"
-        )
-    videos = [colours_of(video, label) for video, label in zip(videos, labels, strict=True)]
-    if len({video.shape for video in videos}) > 1:
-        sizes = ", ".join(f"{v.shape[0]} × {v.shape[1]} × {v.shape[2]}" for v in videos)
+@dataclass(frozen=True)
+class Row:
+    """video: [F, H, W, 3] of values 0..1. note: a fainter line below the label."""
+
+    video: Tensor
+    label: str
+    note: str = ""
+
+
+def sweep_grid(rows: Sequence[Row]) -> Tensor:
+    """Draw videos of one length and size below each other, [1, h, w, 3]."""
+    if not rows:
+        raise ValueError("sweep: got no video; give at least one")
+    if len({row.video.shape[:3] for row in rows}) > 1:
+        sizes = ", ".join(" × ".join(map(str, row.video.shape[:3])) for row in rows)
         raise ValueError(f"sweep: all videos must have one length and size, these have {sizes}")
-    shown = evenly(len(videos[0]), _FRAMES)
-    strips = [fit(video[shown], min(400, _STRIP // len(shown) - _GAP)) for video in videos]
-    high, wide = strips[0].shape[1] + _GAP, strips[0].shape[2] + _GAP
-    left = _MARGIN + round(max(text_width(label, 20) for label in labels)) + 20
-    page = Page(left + len(shown) * wide + _MARGIN - _GAP, _LABEL + len(videos) * high + _MARGIN)
-    for n, frame in enumerate(shown):
-        x = left + n * wide + (wide - _GAP) / 2
-        page.text(x, _LABEL / 2 + 4, f"frame {frame}", size=16, align="center")
-    for row, (label, strip) in enumerate(zip(labels, strips, strict=True)):
-        y = _LABEL + _GAP + row * high
-        page.text(left - 20, y + high / 2, label, size=20, align="right")
-        for n, picture in enumerate(strip):
-            page.picture(left + n * wide, y, picture)
+    beside = -(-len(rows) // _MOST)  # columns of strips
+    each = -(-len(rows) // beside)  # rows in a column
+    shown = evenly(len(rows[0].video), max(2, _FRAMES // beside))
+    width = min(400, _STRIP // (beside * len(shown)) - _GAP)
+    strips = [fit(colours_of(row.video, row.label)[shown], width) for row in rows]
+    high, wide = max(strips[0].shape[1] + _GAP, _LOWEST), strips[0].shape[2] + _GAP
+    words = [(row.label, 20) for row in rows] + [(row.note, 16) for row in rows if row.note]
+    left = _MARGIN + round(max(text_width(*word) for word in words)) + 20
+    column = left + len(shown) * wide + _MARGIN - _GAP
+    page = Page(beside * column, _LABEL + each * high + _MARGIN)
+    for n in range(beside * len(shown)):
+        x = left + n // len(shown) * column + n % len(shown) * wide + (wide - _GAP) / 2
+        page.text(x, _LABEL / 2 + 4, f"frame {shown[n % len(shown)]}", size=16, align="center")
+    for n, (row, strip) in enumerate(zip(rows, strips, strict=True)):
+        at = n // each * column + left, _LABEL + _GAP + n % each * high
+        _draw_row(page, row, strip, *at)
     return page.render()
+
+
+def _draw_row(page: Page, row: Row, strip: Tensor, left: int, y: int) -> None:
+    """The label, and the note below it, beside the pictures."""
+    frames, high, wide = strip.shape[:3]
+    middle, apart = y + high / 2, 13 if row.note else 0
+    page.text(left - 20, middle - apart, row.label, size=20, align="right")
+    page.text(left - 20, middle + apart, row.note, size=16, align="right", colour=FAINT)
+    for n in range(frames):
+        page.picture(left + n * (wide + _GAP), y, strip[n])

@@ -39,12 +39,22 @@ def attach(model: ModelPatcher, spec: Spec) -> ModelPatcher:
     """Return a clone of the model that also does what `spec` says when it is sampled."""
     layout = layout_of(model)
     chosen_heads(spec.where, layout)  # raises now, on the node that asked
-    patched = model.clone()
-    options = dict(patched.model_options["transformer_options"])
-    program: Program = options.get(PROGRAM_KEY, ())
+    program = program_of(model)
     for asker, message in conflicts(program, spec, layout):
         tell(asker, message)
-    options[PROGRAM_KEY] = (*program, spec)
+    return with_program(model, (*program, spec))
+
+
+def program_of(model: ModelPatcher) -> Program:
+    """What the nodes before have asked for."""
+    return model.model_options["transformer_options"].get(PROGRAM_KEY, ())
+
+
+def with_program(model: ModelPatcher, program: Program) -> ModelPatcher:
+    """Return a clone of the model that does this program, and no other, when it is sampled."""
+    patched = model.clone()
+    options = dict(patched.model_options["transformer_options"])
+    options[PROGRAM_KEY] = program
     patched.model_options["transformer_options"] = options
     kind = WrappersMP.OUTER_SAMPLE
     if not patched.get_wrappers(kind, WRAPPER_KEY):
