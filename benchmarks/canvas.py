@@ -193,17 +193,16 @@ class Canvas:
         return node
 
     def _connect(self, node: Json, item: Input, value: Any) -> None:
-        if isinstance(value, Socket):
-            if item.is_widget:
-                raise ValueError(f"{self.name}: {item.name!r} of {node['type']} is a widget")
+        linked = isinstance(value, Socket)
+        if linked:
             self._link(node, item, value)
-        elif item.is_widget:
-            node["widgets_values"].append(item.default if value is None else value)
+        if item.is_widget:
+            node["widgets_values"].append(item.default if value is None or linked else value)
             if item.options.get("control_after_generate"):
                 node["widgets_values"].append("fixed")
-        elif item.required:
+        elif item.required and not linked:
             raise ValueError(f"{self.name}: {node['type']} needs its input {item.name!r}")
-        else:
+        elif not linked:
             node["inputs"].append(_input(item) | {"shape": 7, "link": None})
 
     def _link(self, node: Json, item: Input, origin: Socket) -> None:
@@ -249,7 +248,8 @@ def _linked(outputs: list[Json]) -> list[Json]:
 
 
 def _input(item: Input) -> Json:
-    return {"name": item.name, "type": item.kind}
+    widget = {"widget": {"name": item.name}} if item.is_widget else {}
+    return {"name": item.name, "type": item.kind} | widget
 
 
 def _group_json(index: int, group: Group) -> Json:
