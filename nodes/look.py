@@ -33,7 +33,7 @@ class VDiTAttentionMap(io.ComfyNode):
             "looked at, with lines between the frames. Several layers or heads share one sheet "
             "and one colour scale. (arXiv 2504.10317, Fig. 1)",
             inputs=[
-                *_record_inputs(),
+                *sockets.record_inputs(),
                 io.String.Input(
                     "layer",
                     default="all",
@@ -106,7 +106,7 @@ class VDiTStatistics(io.ComfyNode):
             "Capture: sinks, structure or sparsity. (arXiv 2504.10317, §4.1 and §5; 2504.12027, "
             "Fig. 4)",
             inputs=[
-                *_record_inputs(),
+                *sockets.record_inputs(),
                 io.Combo.Input(
                     "statistic",
                     options=list(STATISTICS),
@@ -148,19 +148,6 @@ class VDiTStatistics(io.ComfyNode):
         image, report = torch.cat([d.image for d in drawn]), "\n\n".join(d.report for d in drawn)
         table = reduce(Table.__add__, (d.table for d in drawn))
         return io.NodeOutput(image, report, table.csv(), ui=ui.PreviewImage(image, cls=cls))
-
-
-def _record_inputs() -> list[io.Input]:
-    """The record, and what makes its reader wait for the sampling."""
-    return [
-        sockets.Record.Input("record", tooltip="From VDiT Capture or VDiT Load Record."),
-        io.Latent.Input(
-            "latent",
-            optional=True,
-            tooltip="After a capture: the sampler's output, so that this node runs after the "
-            "sampling. For a loaded record: leave it open.",
-        ),
-    ]
 
 
 def _moment_inputs() -> list[io.Input]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -20,6 +21,19 @@ _NUMBERED = (44, 20)  # pixels of a cell that has room for its number
 _LIGHT = 0.55
 
 
+@dataclass(frozen=True)
+class Words:
+    """What stands around the cells. name: of the colours, with its unit. beside: of the ranges."""
+
+    title: str
+    below: str
+    words: str
+    name: str
+    across: str = "head"
+    down: str = "layer"
+    beside: str = "mean and range of the heads"
+
+
 def draw_heat(
     header: Header,
     moment: Moment,
@@ -33,18 +47,32 @@ def draw_heat(
 
     Returns [1, h, w, 3].
     """
-    cell = (_cell(_WIDE, len(heads), 110), _cell(_HIGH, len(layers), 64))
-    wide, high = cell[0] * len(heads), cell[1] * len(layers)
-    colours, beside = span(values), _LEFT + wide + _BESIDE
+    title, words = filled(asked.title, header), filled(asked.words, header)
+    around = Words(title, moment_text(header, moment), words, name)
+    return draw_cells(around, layers, heads, values, span(values))
+
+
+def draw_cells(
+    around: Words,
+    rows: Sequence[int | str],
+    columns: Sequence[int],
+    values: Tensor,
+    colours: ColourScale,
+) -> Tensor:
+    """values: [rows, columns], NaN for what is not known. Returns [1, h, w, 3]."""
+    cell = (_cell(_WIDE, len(columns), 110), _cell(_HIGH, len(rows), 64))
+    wide, high = cell[0] * len(columns), cell[1] * len(rows)
+    beside = _LEFT + wide + _BESIDE
     right = max(beside + _RANGE + _NUMBER, 860)
     page = Page(right + BAR, _TOP + high + _BOTTOM)
-    page.text(_LEFT, 38, filled(asked.title, header), size=32, bold=True)
-    page.text(_LEFT, 80, moment_text(header, moment), size=19, colour=FAINT)
-    _draw_cells(page, values, colours, cell)
-    _label(page, layers, heads, cell)
+    page.text(_LEFT, 38, around.title, size=32, bold=True)
+    page.text(_LEFT, 80, around.below, size=19, colour=FAINT)
+    _draw_heat(page, values, colours, cell)
+    _label(page, around, rows, columns, cell)
+    page.text(beside, _TOP - 14, around.beside, size=16, colour=FAINT)
     _draw_ranges(page, beside, values, colours, cell[1])
-    draw_bar(page, right, _TOP, max(160, min(high, 480)), colours, name)
-    explain(page, _LEFT, _TOP + high + 72, filled(asked.words, header))
+    draw_bar(page, right, _TOP, max(160, min(high, 480)), colours, around.name)
+    explain(page, _LEFT, _TOP + high + 72, around.words)
     return page.render()
 
 
@@ -52,7 +80,7 @@ def _cell(room: int, count: int, largest: int) -> int:
     return max(8, min(largest, room // count))
 
 
-def _draw_cells(page: Page, values: Tensor, colours: ColourScale, cell: tuple[int, int]) -> None:
+def _draw_heat(page: Page, values: Tensor, colours: ColourScale, cell: tuple[int, int]) -> None:
     rgb = colours.colours(values)
     pixels = rgb.repeat_interleave(cell[1], 0).repeat_interleave(cell[0], 1)
     if min(cell) > 12:
@@ -71,19 +99,25 @@ def _draw_cells(page: Page, values: Tensor, colours: ColourScale, cell: tuple[in
         page.text(x, y, short(values[row, col].item()), size=size, colour=ink, align="center")
 
 
-def _label(page: Page, layers: Sequence[int], heads: Sequence[int], cell: tuple[int, int]) -> None:
-    """Numbers of the heads above, of the layers at the left."""
-    middle = len(heads) * cell[0] / 2
-    page.text(_LEFT + middle, _TOP - 40, "head", size=17, align="center")
+def _label(
+    page: Page,
+    around: Words,
+    rows: Sequence[int | str],
+    columns: Sequence[int],
+    cell: tuple[int, int],
+) -> None:
+    """Names of the columns above, of the rows at the left."""
+    middle = len(columns) * cell[0] / 2
+    page.text(_LEFT + middle, _TOP - 40, around.across, size=17, align="center")
     every = -(-30 // cell[0])
-    for n in range(0, len(heads), every):
+    for n in range(0, len(columns), every):
         x = _LEFT + (n + 0.5) * cell[0]
-        page.text(x, _TOP - 14, f"{heads[n]}", size=16, align="center", colour=FAINT)
+        page.text(x, _TOP - 14, f"{columns[n]}", size=16, align="center", colour=FAINT)
     every = -(-18 // cell[1])
-    for n in range(0, len(layers), every):
+    for n in range(0, len(rows), every):
         y = _TOP + (n + 0.5) * cell[1]
-        page.text(_LEFT - 12, y, f"{layers[n]}", size=16, align="right", colour=FAINT)
-    page.text(_LEFT - 62, _TOP + len(layers) * cell[1] / 2, "layer", size=17, upright=True)
+        page.text(_LEFT - 12, y, f"{rows[n]}", size=16, align="right", colour=FAINT)
+    page.text(_LEFT - 62, _TOP + len(rows) * cell[1] / 2, around.down, size=17, upright=True)
 
 
 def _draw_ranges(page: Page, x: int, values: Tensor, colours: ColourScale, cell: int) -> None:
@@ -96,7 +130,6 @@ def _draw_ranges(page: Page, x: int, values: Tensor, colours: ColourScale, cell:
     axes.set_xticks(colours.ticks(), [plain(tick) for tick in colours.ticks()], fontsize=15)
     axes.grid(axis="x", color="#d0d7de", linewidth=1)
     axes.set_axisbelow(True)
-    page.text(x, _TOP - 14, "mean and range of the heads", size=16, colour=FAINT)
     for row, whole in enumerate(values):
         known = whole[whole.isfinite()]
         if not len(known):

@@ -59,9 +59,14 @@ def layout_of(model: ModelPatcher) -> Layout:
     return find_layout(model.model.diffusion_model)
 
 
+def head_counts(model: ModelPatcher) -> tuple[int, ...]:
+    """How many heads each layer has that a layer text may name."""
+    return tuple(site.heads for site in layout_of(model).of_kind(EDITED))
+
+
 def layer_count(model: ModelPatcher) -> int:
     """How many layers a layer text may name."""
-    return len(layout_of(model).of_kind(EDITED))
+    return len(head_counts(model))
 
 
 def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
