@@ -145,6 +145,8 @@ def _draw_ranges(page: Page, x: int, values: Tensor, colours: ColourScale, cell:
 def short(value: float) -> str:
     """A number for a small place."""
     size = abs(value)
-    if 0 < size < 0.005:
+    if size == 0:
+        return "0"
+    if size < 0.005:
         return "<0.01" if value > 0 else "0.00"
     return f"{value:.{2 if size < 10 else 1 if size < 100 else 0}f}".replace("-", "−")

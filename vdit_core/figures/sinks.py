@@ -16,7 +16,7 @@ from .sink_places import draw_places
 from .sink_values import draw_values
 from .table import Cell, Table
 
-_ROWS = 40  # heads in the picture of the steps, at most
+_ROWS, _NEAREST = 40, 8  # heads in the picture of the steps, at most; where none is a sink
 _LISTED = 24  # heads in the report, at most
 _COLUMNS = (
     "layer",
@@ -43,8 +43,9 @@ def sinks_report(sinks: Sinks) -> str:
     shown = sorted(by_head, key=lambda head: _rank(sinks, by_head, head))[:_LISTED]
     lines = [
         f"Sinks: {sinks.text}",
-        f"{_counted(sinks)} in {100 * sinks.frequency:g} % of its calls or more: {listed} of "
-        f"{len(by_head)} heads; {calls_text(sinks)}",
+        f"{listed} of {len(by_head)} heads, in {100 * sinks.frequency:g} % of their calls or more; "
+        f"{calls_text(sinks)}",
+        f"{_counted(sinks)}{_least(sinks)}",
         "",
         Table(_COLUMNS, [_row(sinks, head, by_head[head]) for head in sorted(shown)]).text(),
     ]
@@ -66,8 +67,8 @@ def calls_text(sinks: Sinks) -> str:
     calls = {id(s.call): s.call for s in sinks.sightings}.values()
     steps = sorted({m.step for m in calls})
     named = in_runs(steps)
-    when = f"{len(steps)} steps" if len(named) > 16 else f"step {named}"
-    branches = ", ".join(dict.fromkeys(m.branch for m in calls))
+    when = f"{len(steps)} steps" if len(named) > 16 else f"step{'s' * (len(steps) > 1)} {named}"
+    branches = ", ".join(sorted({m.branch for m in calls}))
     videos = len({m.item for m in calls})
     return f"{when} · {branches} · {videos} video{'s' * (videos > 1)} · {sinks.header.model}"
 
@@ -79,7 +80,7 @@ def _draw_heads(sinks: Sinks) -> Tensor:
     values = torch.full((len(layers), len(heads)), torch.nan, dtype=torch.float64)
     for (layer, head), share in sinks.shares.items():
         values[layers.index(layer), heads.index(head)] = 100 * share
-    name = "calls in which it is a sink (%)"
+    name = "calls with a sink (%)"
     words = Words(
         "Sinks by layer and head", calls_text(sinks), _counted(sinks) + _least(sinks), name
     )
@@ -89,20 +90,22 @@ def _draw_heads(sinks: Sinks) -> Tensor:
 def _draw_steps(sinks: Sinks) -> Tensor:
     """Head × step: in how many videos and branches each is a sink."""
     by_head = _by_head(sinks)
-    shown = sorted(by_head, key=lambda head: _rank(sinks, by_head, head))[:_ROWS]
+    ranked = sorted(by_head, key=lambda head: _rank(sinks, by_head, head))
+    ever = sum(share > 0 for share in sinks.shares.values())
+    shown = ranked[: min(ever, _ROWS) or _NEAREST]
     steps = sorted({s.call.step for s in sinks.sightings})
     values = torch.full((len(shown), len(steps)), torch.nan, dtype=torch.float64)
     for row, head in enumerate(sorted(shown)):
         for column, step in enumerate(steps):
             found = [s.sink for s in by_head[head] if s.call.step == step]
             values[row, column] = 100 * sum(found) / len(found) if found else torch.nan
-    left_out = len(by_head) - len(shown)
-    more = f" The {len(shown)} heads nearest to a sink, of {len(by_head)}." if left_out else ""
+    which = "that ever are one" if ever and ever <= _ROWS else "nearest to one"
+    more = f" Shown are the {len(shown)} heads of {len(by_head)} {which}."
     words = Words(
         "The same heads at every step?",
         calls_text(sinks),
         _counted(sinks) + _least(sinks) + more,
-        "videos and branches in which it is a sink (%)",
+        "calls with a sink (%)",
         across="step",
         down="layer:head",
         beside="mean and range of the steps",
