@@ -20,6 +20,9 @@ INPUTS = {
     "tau, rate, frames, record",
     "VDiTAttentionMap": "record, latent, layer, head, step, branch, scale",
     "VDiTStatistics": "record, latent, statistic, step, branch",
+    "VDiTMergeRecords": "record, latent, record_2, latent_2",
+    "VDiTDetectSinks": "record, latent, weight, coverage, frequency, view, steps, branch",
+    "VDiTRandomHeads": "model, heads, over, seed",
     "VDiTSaveRecord": "record, latent, filename_prefix",
     "VDiTLoadRecord": "file",
     "VDiTTemperature": "model, temperature, layers, heads, start_percent, end_percent, branch, "
@@ -46,6 +49,9 @@ OUTPUTS = {
     "VDiTCapture": "MODEL, VDIT_RECORD",
     "VDiTAttentionMap": "IMAGE",
     "VDiTStatistics": "IMAGE, STRING, STRING",
+    "VDiTMergeRecords": "VDIT_RECORD",
+    "VDiTDetectSinks": "VDIT_HEADS, STRING, IMAGE, STRING, STRING",
+    "VDiTRandomHeads": "VDIT_HEADS, STRING",
     "VDiTSaveRecord": "",
     "VDiTLoadRecord": "VDIT_RECORD",
     "VDiTTemperature": "MODEL",
@@ -71,6 +77,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "VDiTPerturb": {"map": "identity", "strength": 1.0, "region": "all"},
     "VDiTTemperature": {"temperature": 0.7, "region": "all"},
     "VDiTSkipHeads": {"heads": "-1:0", "region": "all"},
+    "VDiTDetectSinks": {"weight": 0.3, "coverage": 0.5, "frequency": 0.5, "view": "heads"}
+    | {"steps": "all", "branch": "both"},
+    "VDiTRandomHeads": {"heads": "none", "over": "each layer", "seed": 0},
     "VDiTStatistics": {"statistic": "entropy share", "step": "mid", "branch": "both"},
     "VDiTSparsity": {"sparsity": 0.7, "mode": "exact", "schedule": "", "region": "all"},
 }
@@ -126,7 +135,7 @@ def test_outputs_have_these_types_in_this_order(name: str, pack: dict[str, Any])
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_defaults_are_sensible(name: str, pack: dict[str, Any]) -> None:
-    inputs = {i.id: i for i in pack[name].GET_SCHEMA().inputs}
+    inputs = {i.id: getattr(i, "input_override", i) for i in pack[name].GET_SCHEMA().inputs}
     assert {k: inputs[k].default for k in DEFAULTS[name]} == DEFAULTS[name]
 
 
