@@ -35,6 +35,7 @@ WIDTHS = {
     "VAELoader": 380,
     "VDiTAttentionMap": 460,
     "VDiTCompareVideos": 460,
+    "VDiTDetectSinks": 460,
     "VDiTSparsity": 400,
     "VDiTStatistics": 460,
 }
@@ -50,6 +51,7 @@ EXTRA = {  # pixels for what a node shows below its widgets
     "VDiTCapture": 44,  # the line that says what it did
     "VDiTCompareVideos": 330,
     "VDiTFreezeHeads": 44,
+    "VDiTDetectSinks": 330,
     "VDiTPerturb": 44,
     "VDiTRecordSource": 66,
     "VDiTReplaySource": 44,

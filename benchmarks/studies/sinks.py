@@ -33,8 +33,8 @@ from ..tiny_wan import HEADS, LAYERS, TOKENS, empty_latent, prompt, sample, tiny
 
 SINKS = {0: (1,), 2: (0, 3)}
 LOCAL = (1,)
-TAUS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
-WEAK = 0.9  # sharpness at which a sink's weight is about 0.7; the planted default gives about 1
+TAUS = (0.05, 0.1, 0.3, 0.5, 0.9)
+WEAK = 0.9  # sharpness at which most weights at a sink are below 0.5; by default they are about 1
 TOY_STEPS = 10
 
 
