@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import comfy.sample
+import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -33,7 +34,8 @@ from ..tiny_wan import HEADS, LAYERS, TOKENS, empty_latent, prompt, sample, tiny
 
 SINKS = {0: (1,), 2: (0, 3)}
 LOCAL = (1,)
-TAUS = (0.05, 0.1, 0.3, 0.5, 0.9)
+TAU = 0.3  # the default of VDiT Detect Sinks
+TAUS = (0.05, 0.1, TAU, 0.5, 0.9)
 WEAK = 0.9  # sharpness at which most weights at a sink are below 0.5; by default they are about 1
 TOY_STEPS = 10
 
@@ -103,37 +105,79 @@ def _skipping(starts: Sequence[Start], draws: int) -> list[Check]:
         sinks.append(_change(start.sample(_without(model, planted)), whole))
         others += (_change(start.sample(_without(model, text)), whole) for text in texts)
     note = f"{len(starts)} prompts, {draws} draws of {sum(map(len, SINKS.values()))} heads each"
-    spread = f"{min(others):.3g} to {max(others):.3g}"
     return [
         Check("skipping the sinks changes the latent by", statistics.median(sinks), note=note),
-        Check("skipping random heads, median", statistics.median(others), note=spread),
+        Check("skipping random heads, median", statistics.median(others), note=_spread(others)),
         at_most("largest change by sinks / smallest by random", max(sinks) / min(others), 1.0),
     ]
 
 
 def _natural(prompts: int) -> list[Check]:
-    """The largest coverage of any head of the toy models, at each τ."""
+    """The toy models' own sinks: the largest coverage at each τ, and what skipping them changes."""
     checks: list[Check] = []
-    scenes = random_scenes(prompts, torch.Generator().manual_seed(HELD_OUT))
     for variant in ("wan", "mochi"):
-        model, clip, _ = load_toy_world(variant=variant)
-        settings = SamplerSettings(steps=TOY_STEPS)
-        watched, records = _watched(model, (0.1, 0.3), f"0,{TOY_STEPS // 2},-1")
+        toy = Toy.of(variant, prompts)
+        watched, records = _watched(toy.model, (0.1, TAU), f"0,{TOY_STEPS // 2},-1")
         runs: dict[float, list[RecordData]] = {tau: [] for tau in records}
-        for seed, scene in enumerate(scenes, HELD_OUT):
-            with torch.inference_mode():
-                sample_latents(watched, clip, [scene.prompt], [seed], settings)
+        whole = list[Tensor]()
+        for index in range(prompts):
+            whole.append(toy.sample(watched, index))
             for tau, record in records.items():
                 runs[tau].append(record.data)
         for tau, data in runs.items():
             sinks = _sinks(merged(data), tau)
             most = max(sinks.sightings, key=lambda s: s.coverage)
             where = f"layer {most.layer}, head {most.head}, a {most.place.kind} token"
-            ever = len({(s.layer, s.head) for s in sinks.seen})
-            note = f"{prompts} prompts; {where}; listed as sinks: {sinks.text}; ever one: {ever}"
+            ever = sum(share > 0 for share in sinks.shares.values())
+            note = f"{prompts} prompts; {where}; sinks: {sinks.text}; {ever} heads ever are one"
             name = f"toy {variant}, τ {tau}: largest coverage"
             checks.append(Check(name, 100 * most.coverage, "%", note=note))
+            if tau == TAU and sinks.heads:
+                checks += _skipping_natural(toy, sinks, whole)
     return checks
+
+
+def _skipping_natural(toy: Toy, sinks: Sinks, whole: Sequence[Tensor]) -> list[Check]:
+    counts = head_counts(toy.model)
+    by_sinks, by_others = list[float](), list[float]()
+    for index, video in enumerate(whole):
+        without = toy.sample(_without(toy.model, sinks.text), index)
+        by_sinks.append(_change(without, video))
+        for draw in range(2):
+            others = random_heads(sinks.heads, counts, "all layers", 2 * index + draw)
+            without = toy.sample(_without(toy.model, write_heads(others, counts)), index)
+            by_others.append(_change(without, video))
+    more = sum(other > own for other, own in zip(by_others, _twice(by_sinks), strict=True))
+    pairs = f"{len(by_others)} draws of as many heads, from all layers"
+    name = f"toy {toy.variant}, its sinks skipped"
+    return [
+        Check(f"{name}: median change", statistics.median(by_sinks), note=_spread(by_sinks)),
+        Check(f"{name}: by random heads", statistics.median(by_others), note=_spread(by_others)),
+        Check(f"{name}: random heads change more in", 100 * more / len(by_others), "%", note=pairs),
+    ]
+
+
+@dataclass(frozen=True)
+class Toy:
+    """One of the toy models and the scenes it is asked for."""
+
+    variant: str
+    model: ModelPatcher
+    clip: comfy.sd.CLIP
+    prompts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, variant: str, prompts: int) -> Toy:
+        scenes = random_scenes(prompts, torch.Generator().manual_seed(HELD_OUT))
+        model, clip, _ = load_toy_world(variant=variant)
+        return cls(variant, model, clip, tuple(scene.prompt for scene in scenes))
+
+    def sample(self, model: ModelPatcher, index: int) -> Tensor:
+        settings = SamplerSettings(steps=TOY_STEPS)
+        with torch.inference_mode():
+            return sample_latents(
+                model, self.clip, self.prompts[index : index + 1], [HELD_OUT + index], settings
+            )
 
 
 def _planted(
@@ -187,3 +231,11 @@ def _without(model: ModelPatcher, heads: str) -> ModelPatcher:
 
 def _change(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm())
+
+
+def _spread(changes: Sequence[float]) -> str:
+    return f"{len(changes)} samplings, {min(changes):.3g} to {max(changes):.3g}"
+
+
+def _twice(values: Sequence[float]) -> list[float]:
+    return [value for value in values for _ in range(2)]
