@@ -81,7 +81,7 @@ def _across(sinks: Sinks, head: tuple[int, int]) -> float:
 
 def _frame(axes: Axes, sinks: Sinks, least: float, most: float) -> None:
     layers = sorted({layer for layer, _ in sinks.shares})
-    low, high = max(_LEAST, least) / 1.6, max(1.0, most) * 2
+    low, high = max(_LEAST, min(least, 0.3)) / 1.6, max(1.0, most) * 2
     axes.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
     axes.set_yscale("log")
     axes.set_ylim(low, high)
@@ -105,8 +105,8 @@ def _words(ratios: Sequence[float]) -> str:
     if not ratios:
         return words
     median = ratios[len(ratios) // 2]
-    share = f"{100 * median:.2g} %" if median >= _LEAST else "under 0.1 %"
-    return f"{words} The values at these sinks: {share} of the others' norm (median)."
+    times = f"{median:.2g}" if median >= _LEAST else f"less than {_LEAST:g}"
+    return f"{words} At these sinks it is {times} times the others (median)."
 
 
 def _draw_key(page: Page, x: float, words: str, colour: str, mark: str) -> float:
