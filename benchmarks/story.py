@@ -126,11 +126,12 @@ CHAPTERS = (
         "A source is a folder. Here another prompt takes its maps from there.",
         "toy_sinks",
         "Find heads that all look at one token",
-        "Sinks, counted over two prompts on the tiny Mochi, from a weight of 0.1 on; at 0.3 there are "
-        "none with these prompts. The one head that is found looks at the first words of the prompt. "
-        "Unlike the paper's sinks its values there are not small, and the video without it changes "
-        "more than the one without a random head of the same layer: here, skipping sinks is not free. "
-        "Sinks with small values, planted in other tiny models, are among the numbers below.",
+        "Sinks, counted over two prompts on the tiny Mochi, from a weight of 0.1 on; at 0.3 there "
+        "are none with these prompts. The one head that is found looks at the first words of the "
+        "prompt. Unlike the paper's sinks its values there are not small, and the video without it "
+        "changes more than the one without a random head of the same layer: here, skipping sinks "
+        "is not free. Sinks with small values, planted in other tiny models, are among the numbers "
+        "below.",
         first="sheets",
         more="The video with all heads, without the sink, without a random head",
     ),
