@@ -34,8 +34,8 @@ from ..tiny_wan import HEADS, LAYERS, TOKENS, empty_latent, prompt, sample, tiny
 
 SINKS = {0: (1,), 2: (0, 3)}
 LOCAL = (1,)
-TAU = 0.3  # the default of VDiT Detect Sinks
-TAUS = (0.05, 0.1, TAU, 0.5, 0.9)
+TAU, LOW = 0.3, 0.1  # the default of VDiT Detect Sinks; from here on a toy model has one
+TAUS = (0.05, LOW, TAU, 0.5, 0.9)
 WEAK = 0.9  # sharpness at which most weights at a sink are below 0.5; by default they are about 1
 TOY_STEPS = 10
 
@@ -117,7 +117,7 @@ def _natural(prompts: int) -> list[Check]:
     checks: list[Check] = []
     for variant in ("wan", "mochi"):
         toy = Toy.of(variant, prompts)
-        watched, records = _watched(toy.model, (0.1, TAU), f"0,{TOY_STEPS // 2},-1")
+        watched, records = _watched(toy.model, (LOW, TAU), f"0,{TOY_STEPS // 2},-1")
         runs: dict[float, list[RecordData]] = {tau: [] for tau in records}
         whole = list[Tensor]()
         for index in range(prompts):
@@ -132,7 +132,7 @@ def _natural(prompts: int) -> list[Check]:
             note = f"{prompts} prompts; {where}; sinks: {sinks.text}; {ever} heads ever are one"
             name = f"toy {variant}, τ {tau}: largest coverage"
             checks.append(Check(name, 100 * most.coverage, "%", note=note))
-            if tau == TAU and sinks.heads:
+            if tau == LOW and sinks.heads:
                 checks += _skipping_natural(toy, sinks, whole)
     return checks
 
@@ -149,7 +149,7 @@ def _skipping_natural(toy: Toy, sinks: Sinks, whole: Sequence[Tensor]) -> list[C
             by_others.append(_change(without, video))
     more = sum(other > own for other, own in zip(by_others, _twice(by_sinks), strict=True))
     pairs = f"{len(by_others)} draws of as many heads, from all layers"
-    name = f"toy {toy.variant}, its sinks skipped"
+    name = f"toy {toy.variant}, its sinks at τ {LOW} skipped"
     return [
         Check(f"{name}: median change", statistics.median(by_sinks), note=_spread(by_sinks)),
         Check(f"{name}: by random heads", statistics.median(by_others), note=_spread(by_others)),
