@@ -38,7 +38,8 @@ def first_difference(first: Header, second: Header) -> tuple[str, object, object
         "the video": (_video(first), _video(second)),
         "frames": (_window(first), _window(second)),
     } | {setting: (getattr(first, setting), getattr(second, setting)) for setting in settings}
-    return next(((what, *both) for what, both in facts.items() if both[0] != both[1]), None)
+    unlike = ((what, one, other) for what, (one, other) in facts.items() if one != other)
+    return next(unlike, None)
 
 
 def _check(first: Header, header: Header, number: int) -> None:

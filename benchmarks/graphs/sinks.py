@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from ..canvas import Canvas, Group, Socket
 from ..stages import Stage, compare
+from ..workflow_api import Json
 from ..workflow_notes import MOCHI as ON_MOCHI
 from ..workflow_notes import TOY as ON_TOY
 from ..worlds import MOCHI, TOY_MOCHI, World
@@ -23,8 +23,8 @@ def sinks(
     canvas: Canvas,
     world: World,
     note: str,
-    asked: Mapping[str, float],
-    watched: Mapping[str, Any],
+    asked: Json,
+    watched: Json,
     over: str,
 ) -> None:
     """Capture two prompts, merge, detect; skip what was found, skip as many others, compare.
@@ -35,17 +35,17 @@ def sinks(
         canvas, world, note, {"First prompt": world.prompt, "Second prompt": world.target}
     )
     captures, latents = list[Socket](), list[Socket]()
-    place: dict[str, Group] = {"right_of": stage.left}
+    above: Group = stage.left
     for number, prompt in zip(("first", "second"), stage.prompts, strict=True):
+        place: Json = {"below": above} if captures else {"right_of": above}
         with canvas.group(f"Watch the {number} prompt", colour="ours", **place) as above:
-            chosen = {"sinks": True, "tau": asked["weight"], **watched}
+            chosen: Json = {"sinks": True, "tau": asked["weight"], **watched}
             capture = canvas.add("VDiTCapture", model=stage.model, **chosen)
             latents.append(stage.sample(capture["MODEL"], prompt))
             captures.append(capture["record"])
-        place = {"below": above}
     with canvas.group("Both in one record", colour="ours", below=above):
         first, second = captures
-        sources = {
+        sources: Json = {
             "record": first,
             "latent": latents[0],
             "record_2": second,
@@ -72,12 +72,12 @@ def sinks(
 
 
 def _look(
-    canvas: Canvas, world: World, record: Socket, asked: Mapping[str, float], left: Group
+    canvas: Canvas, world: World, record: Socket, asked: Json, left: Group
 ) -> tuple[Socket, Group]:
     """Draw every view of the record; returns the heads that were found, and the first group."""
     heads, groups = list[Socket](), list[Group]()
     for title, view in VIEWS.items():
-        place = {"below": groups[-1]} if groups else {"right_of": left}
+        place: Json = {"below": groups[-1]} if groups else {"right_of": left}
         with canvas.group(title, across=True, colour="ours", **place) as group:
             shown = canvas.add("VDiTDetectSinks", title=title, record=record, view=view, **asked)
             file = f"vdit/{world.name}_sinks_{view}"

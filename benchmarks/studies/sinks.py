@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.sample
 import comfy.sd
@@ -49,12 +50,12 @@ class Start:
 
     @classmethod
     def of(cls, seed: int) -> Start:
-        noise = comfy.sample.prepare_noise(empty_latent()["samples"], seed)
+        noise: Any = comfy.sample.prepare_noise(empty_latent()["samples"], seed)
         return cls(seed, marked_noise(noise, (37 * seed + 11) % TOKENS))
 
     def sample(self, model: ModelPatcher) -> Tensor:
-        words = {"positive": prompt(self.seed), "negative": prompt(0)}
-        return sample(model, noise=self.noise, seed=self.seed, **words)
+        texts = prompt(self.seed), prompt(0)
+        return sample(model, positive=texts[0], negative=texts[1], noise=self.noise, seed=self.seed)
 
 
 def run(quick: bool = False) -> list[Check]:

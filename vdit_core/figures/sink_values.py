@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from torch import Tensor
@@ -44,7 +45,12 @@ def draw_values(sinks: Sinks, below: str) -> Tensor:
     if len(groups["sink"]) <= _NAMED:
         for (layer, head), ratio in groups["sink"].items():
             place = _across(sinks, (layer, head)), max(ratio, _LEAST)
-            words = {"fontsize": 15, "fontfamily": "DejaVu Sans", "color": INK, "ha": "center"}
+            words: dict[str, Any] = {
+                "fontsize": 15,
+                "fontfamily": "DejaVu Sans",
+                "color": INK,
+                "ha": "center",
+            }
             axes.annotate(f"{layer}:{head}", place, (0, 12), textcoords="offset points", **words)
     page.text(_LEFT + _WIDE / 2, _TOP + _HIGH + 48, "layer", size=19, align="center")
     page.text(
