@@ -124,6 +124,8 @@ CHAPTERS = (
         "toy_load_source",
         "And use it again",
         "A source is a folder. Here another prompt takes its maps from there.",
+    ),
+    Chapter(
         "toy_sinks",
         "Find heads that all look at one token",
         "Sinks, counted over two prompts on the tiny Mochi, from a weight of 0.1 on; at 0.3 there "
