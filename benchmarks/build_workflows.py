@@ -15,7 +15,7 @@ from typing import Any
 
 from . import workflow_notes as notes
 from .canvas import Canvas, Group
-from .graphs import probe, recorded, sweep
+from .graphs import probe, recorded, sinks, sweep
 from .server import ComfyServer
 from .stages import Stage, draw, tell, transfer
 from .workflow_api import Json
@@ -298,6 +298,7 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
     **recorded.WORKFLOWS,
     **probe.WORKFLOWS,
     **sweep.WORKFLOWS,
+    **sinks.WORKFLOWS,
 }
 
 

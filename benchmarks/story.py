@@ -182,6 +182,18 @@ CHAPTERS = (
         "A source is a folder. Here another prompt takes its maps from there.",
     ),
     Chapter(
+        "toy_sinks",
+        "Find heads that all look at one token",
+        "Sinks, counted over two prompts on the tiny Mochi, from a weight of 0.1 on; at 0.3 there "
+        "are none with these prompts. The one head that is found looks at the first words of the "
+        "prompt. Unlike the paper's sinks its values there are not small, and the video without it "
+        "changes more than the one without a random head of the same layer: here, skipping sinks "
+        "is not free. Sinks with small values, planted in other tiny models, are among the numbers "
+        "below.",
+        first="sheets",
+        more="The video with all heads, without the sink, without a random head",
+    ),
+    Chapter(
         "toy_load_record",
         "Look again later",
         "A record is a file. These maps were drawn from it without a model and without sampling.",
@@ -239,6 +251,13 @@ SECTIONS = (
         "entropy",
         "How spread out is attention?",
         "Mean entropy of the rows of each map above: 1 looks everywhere alike, 0 at one place.",
+    ),
+    Section(
+        "sinks",
+        "Are sinks found, and what does skipping them change?",
+        "Sinks with tiny values, planted in tiny models of random weights: which heads are found, "
+        "from τ on which a weight counts as heavy, and how much the latent changes without them, "
+        "beside as many random heads. Then the toy models' own.",
     ),
     Section(
         "exactness",

@@ -37,7 +37,8 @@ class Input:
 
     @property
     def is_widget(self) -> bool:
-        return self.kind in WIDGET_TYPES and not self.options.get("forceInput")
+        kind = self.options.get("widgetType", self.kind)  # of an input that takes several types
+        return kind in WIDGET_TYPES and not self.options.get("forceInput")
 
     @property
     def default(self) -> Any:

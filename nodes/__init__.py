@@ -4,9 +4,35 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import capture, edit, look, sensitivity, source, study, sweep, text, toy, transfer
+from . import (
+    capture,
+    edit,
+    look,
+    merge,
+    sensitivity,
+    sinks,
+    source,
+    study,
+    sweep,
+    text,
+    toy,
+    transfer,
+)
 
-MODULES = (toy, capture, look, edit, text, transfer, source, study, sensitivity, sweep)
+MODULES = (
+    toy,
+    capture,
+    merge,
+    look,
+    sinks,
+    edit,
+    text,
+    transfer,
+    source,
+    study,
+    sensitivity,
+    sweep,
+)
 
 
 class VDiTAttentionExtension(ComfyExtension):

@@ -87,12 +87,11 @@ class VDiTSkipHeads(io.ComfyNode):
             "not computed. The paper does this to attention sinks. (arXiv 2504.10317, §5.1)",
             inputs=[
                 io.Model.Input("model", tooltip="The model to change; the input stays as it is."),
-                io.String.Input(
-                    "heads",
-                    default="-1:0",
-                    tooltip="layer:head pairs, separated by semicolons. 46:* is all of layer 46; "
+                sockets.head_list_input(
+                    "-1:0",
+                    "layer:head pairs, separated by semicolons. 46:* is all of layer 46; "
                     "44:3,5 two heads of layer 44; -1:0 the first head of the last layer; "
-                    "none skips nothing.",
+                    "none skips nothing. Or a wire from VDiT Detect Sinks or VDiT Random Heads.",
                 ),
                 *sockets.window_inputs(),
                 sockets.branch_input(),

@@ -15,6 +15,7 @@ from ..vdit_core.sites import BRANCHES
 CATEGORY = "VDiT Attention"
 Record = io.Custom("VDIT_RECORD")
 Source = io.Custom("VDIT_SOURCE")
+Heads = io.Custom("VDIT_HEADS")  # its value is the text that `parse_heads` reads
 
 GRAMMAR = (
     "all, none, mid, numbers and ranges (0,3,19-21), counted from the end (-1, -4--1), "
@@ -30,6 +31,18 @@ def heads_input() -> io.String.Input:
     return io.String.Input(
         "heads", default="all", tooltip=f"Which heads of each chosen layer, from 0: {GRAMMAR}"
     )
+
+
+def head_list_input(default: str, tooltip: str) -> io.MultiType.Input:
+    """Heads of several layers: typed, or by a wire from a node that finds some."""
+    return io.MultiType.Input(io.String.Input("heads", default=default, tooltip=tooltip), [Heads])
+
+
+def head_list_outputs(meaning: str) -> list[io.Output]:
+    return [
+        Heads.Output("heads", tooltip=meaning),
+        io.String.Output("text", tooltip="The same heads as text, to read, keep and type in."),
+    ]
 
 
 def window_inputs() -> list[io.Float.Input]:

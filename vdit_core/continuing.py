@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .merging import first_difference
 from .program import Capture, Program
-from .record import Header, RecordData
+from .record import Header, RecordData, Turn
 
 
 def joined(first: RecordData, second: RecordData) -> RecordData:
@@ -20,8 +21,8 @@ def joined(first: RecordData, second: RecordData) -> RecordData:
     return RecordData(header, (*first.measurements, *moved))
 
 
-def earlier_data(capture: Capture, program: Program) -> RecordData | None:
-    """What a capture is to go on with. Raises ValueError if it cannot be there."""
+def earlier_data(capture: Capture, program: Program, turn: Turn | None) -> RecordData | None:
+    """What a capture is to go on with in this turn. Raises ValueError if it cannot be there."""
     earlier, name = capture.earlier, capture.asker.name
     if earlier is None:
         return None
@@ -32,7 +33,7 @@ def earlier_data(capture: Capture, program: Program) -> RecordData | None:
             "loader, not to the other VDiT Capture"
         )
     try:
-        return earlier.data
+        return earlier.entry(turn)
     except ValueError as error:
         raise ValueError(
             f"{name}: the record it goes on with holds nothing yet; connect the first sampler's "
@@ -43,18 +44,12 @@ def earlier_data(capture: Capture, program: Program) -> RecordData | None:
 
 def check_joins(name: str, first: Header, second: Header) -> None:
     """Raises ValueError unless a second sampling goes on where a first one ended."""
-    settings = ("map_size", "tau", "rate")
-    facts = {
-        "the model": (first.model, second.model),
-        "the video": (_video(first), _video(second)),
-        "frames": (_window(first), _window(second)),
-    } | {setting: (getattr(first, setting), getattr(second, setting)) for setting in settings}
-    for what, (before, now) in facts.items():
-        if before != now:
-            raise ValueError(
-                f"{name}: {what} is {now}, but {before} in the record it goes on with; make both "
-                "alike, or leave its input record open"
-            )
+    if difference := first_difference(first, second):
+        what, before, now = difference
+        raise ValueError(
+            f"{name}: {what} is {now}, but {before} in the record it goes on with; make both "
+            "alike, or leave its input record open"
+        )
     end, start = first.sigmas[-1], second.sigmas[0]
     if abs(end - start) > 1e-4 * start:
         raise ValueError(
@@ -63,12 +58,3 @@ def check_joins(name: str, first: Header, second: Header) -> None:
             "its end_at_step to this one's start_at_step, and give both the same steps, scheduler "
             "and shift (ModelSamplingSD3)"
         )
-
-
-def _video(header: Header) -> str:
-    grid = header.grid
-    return f"{grid.frames} frames of {grid.rows} × {grid.cols} tokens"
-
-
-def _window(header: Header) -> str:
-    return "all" if header.window is None else f"{header.window[0]}-{header.window[1]}"

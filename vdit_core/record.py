@@ -14,6 +14,7 @@ from torch import Tensor
 from .attention.results import KEPT, MapMeasures
 from .files import write_tensors
 from .grid import TokenGrid
+from .merging import merged
 from .sites import Excerpt
 
 VERSION = 2  # 1 lacked window, tau, rate and the measures after lse_max
@@ -102,34 +103,58 @@ class RecordData:
         )
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Which sampling of a list: ComfyUI runs a node once for each entry of the lists it is given.
+
+    whose: the queued prompt and the node. index: of the entry, 0 where there is no list.
+    """
+
+    whose: tuple[str, str]
+    index: int
+
+
 class Record:
     """The mailbox between a sampling and the nodes that read it; it holds the last run's data.
 
-    The model's options carry it as a reference: copying them must not copy the mailbox.
+    Samplings of one list stay side by side, each an entry. The model's options carry the mailbox as
+    a reference: copying them must not copy it.
     """
 
     def __init__(self, data: RecordData | None = None) -> None:
-        self._data = data
+        self._entries: list[RecordData] = [] if data is None else [data]
+        self._turn: Turn | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Record:
         return self
 
-    def empty(self) -> None:
-        self._data = None
+    def begin(self, turn: Turn | None = None) -> None:
+        """A sampling begins: forget the ones before, if they are no earlier entries of its list."""
+        last, self._turn = self._turn, turn
+        if last and turn and turn.whose == last.whose:
+            del self._entries[turn.index :]
+        else:
+            self._entries.clear()
 
     def seal(self, data: RecordData) -> None:
-        self._data = data
+        self._entries.append(data)
+
+    def entry(self, turn: Turn | None) -> RecordData:
+        """What belongs to another sampler's turn: the same entry of the list, or the only one."""
+        if turn is None or len(self._entries) < 2:
+            return self.data
+        return self._entries[min(turn.index, len(self._entries) - 1)]
 
     @property
     def data(self) -> RecordData:
-        """Raises ValueError while nothing has been captured."""
-        if self._data is None:
+        """All entries as one record. Raises ValueError while nothing has been captured."""
+        if not self._entries:
             raise ValueError(
                 "record: nothing has been captured yet; connect the sampler's LATENT to this node, "
                 "so that it runs after the sampling, and give the sampler the model from VDiT "
                 "Capture"
             )
-        return self._data
+        return merged(self._entries)
 
 
 def save_record(data: RecordData, path: Path) -> None:

@@ -46,7 +46,7 @@ from .program import (
     check_thresholds,
     chosen_heads,
 )
-from .record import Header, Measurement, RecordData
+from .record import Header, Measurement, RecordData, Turn
 from .replaying import check_size, check_source, settled, with_guests
 from .sites import Call, Evaluation, Excerpt, Layout, Site, in_runs
 from .steps import Clock, Schedule
@@ -66,6 +66,7 @@ class Run:
         batch: int,
         poll: Callable[[], None] = lambda: None,
         say: Callable[[Asker, str], None] = lambda asker, text: None,
+        turn: Turn | None = None,
     ) -> None:
         self.layout, self.schedule, self.poll = layout, schedule, poll
         self.chosen = {spec: chosen_heads(spec.where, layout) for spec in program}
@@ -94,7 +95,7 @@ class Run:
         self._suspects: list[tuple[Tensor, str]] = []
         for spec in self.active:
             self._check(spec, batch)
-            if isinstance(spec, Capture) and (data := earlier_data(spec, program)) is not None:
+            if isinstance(spec, Capture) and (data := earlier_data(spec, program, turn)):
                 self.earlier[spec] = data
                 self._check_joins(spec, data.header.grid)
         check_text(tuple(self.active), layout)
@@ -105,7 +106,7 @@ class Run:
         check_sources(tuple(self.active), layout)
         for spec in program:
             if isinstance(spec, Capture):
-                spec.record.empty()
+                spec.record.begin(turn)
             if isinstance(spec, Keep):
                 spec.source.empty()
 

@@ -11,7 +11,7 @@ A value per layer: `all=0.7; 44,45=0`, where later entries win.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .sites import in_runs
@@ -143,6 +143,27 @@ def parse_heads(text: str) -> HeadList:
             )
         entries.append((parse_selection(layers, "layers"), parse_selection(heads, "heads")))
     return HeadList(text, tuple(entries))
+
+
+def write_heads(chosen: Mapping[int, Collection[int]], heads: Sequence[int]) -> str:
+    """The text that `parse_heads` reads as these heads; layers with the same heads share an entry.
+
+    chosen: heads by layer. heads: number of heads of each layer of the model.
+    """
+    layers: dict[str, list[int]] = {}
+    for layer in sorted(layer for layer, found in chosen.items() if found):
+        layers.setdefault(_written(chosen[layer], heads[layer], "*"), []).append(layer)
+    entries = [f"{_written(found, len(heads), 'all')}:{text}" for text, found in layers.items()]
+    return "; ".join(entries) or "none"
+
+
+def _written(chosen: Collection[int], count: int, everything: str) -> str:
+    """Indices as ranges, or those left out where that is shorter."""
+    left_out = sorted(set(range(count)) - set(chosen))
+    if not left_out:
+        return everything
+    named, others = (in_runs(sorted(each)).split(", ") for each in (chosen, left_out))
+    return min(",".join(named), ",".join(f"!{run}" for run in others), key=len)
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,30 @@ def test_a_workflow_runs_and_shows_its_picture(page: Page, tmp_path: Path) -> No
     page.screenshot(path=tmp_path / "front_end.png")
 
 
+def test_heads_are_typed_or_wired(page: Page) -> None:
+    """An input of two types: its widget keeps saved text, and a wire of VDIT_HEADS fits."""
+    workflow = json.loads((FOLDER / "toy_skip_heads.json").read_text("utf-8"))
+    page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
+    shown = page.evaluate(
+        """() => app.graph.nodes.filter(node => node.type === "VDiTSkipHeads").map(
+            node => node.widgets.find(widget => widget.name === "heads").value)"""
+    )
+    ours = [node for node in workflow["nodes"] if node["type"] == "VDiTSkipHeads"]
+    assert len(ours) == 5
+    assert shown == [node["widgets_values"][0] for node in ours]
+    linked = page.evaluate(
+        """() => {
+            const [skip, random, load] = ["VDiTSkipHeads", "VDiTRandomHeads", "VDiTLoadRecord"].map(
+                kind => LiteGraph.createNode(kind))
+            for (const node of [skip, random, load]) app.graph.add(node)
+            const slot = skip.inputs.findIndex(input => input.name === "heads")
+            const wrong = Boolean(load.connect(0, skip, slot))
+            return [wrong, Boolean(random.connect(0, skip, slot)), skip.inputs[slot].type]
+        }"""
+    )
+    assert linked == [False, True, "STRING,VDIT_HEADS"]
+
+
 def too_small_nodes(page: Page) -> list[Any]:
     """Nodes that the front end would draw larger than they are saved, over their neighbours."""
     return page.evaluate(

@@ -167,7 +167,7 @@ def test_find_says_what_was_captured_instead() -> None:
 
 def test_a_record_without_data_says_how_to_get_some() -> None:
     record = Record(example())
-    record.empty()
+    record.begin()
     with pytest.raises(ValueError, match=r"nothing has been captured yet; connect the sampler's"):
         _ = record.data
 

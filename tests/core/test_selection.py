@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vdit_attention.vdit_core.selection import every_layer, parse_heads, parse_selection
+from vdit_attention.vdit_core.selection import (
+    every_layer,
+    parse_heads,
+    parse_selection,
+    write_heads,
+)
 
 HELP = "write all, none, mid, or numbers and ranges such as 0,3,19-21 or -4--1, with ! to exclude"
 
@@ -160,3 +165,36 @@ def test_any_text_is_read_or_refused_with_words(text: str) -> None:
         assert str(error).startswith("layers: ")
     else:
         assert list(chosen) == sorted(set(chosen) & set(range(COUNT)))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "text"),
+    [
+        ({}, "none"),
+        ({46: range(24), 47: range(24), 44: (3,)}, "44:3; 46-47:*"),
+        ({0: (1,), 2: (0, 3)}, "0:1; 2:0,3"),
+        ({n: range(24) for n in range(48)}, "all:*"),
+        ({n: (0,) for n in range(48)}, "all:0"),
+        ({1: range(23), 5: ()}, "1:!23"),
+        ({n: (2, 3, 4, 7) for n in (0, 4, 5, 6)}, "0,4-6:2-4,7"),
+    ],
+)
+def test_heads_are_written_short(chosen: dict[int, tuple[int, ...]], text: str) -> None:
+    assert write_heads(chosen, (24,) * 48) == text
+
+
+counts = st.lists(st.integers(1, 6), min_size=1, max_size=7)
+choices = counts.flatmap(
+    lambda heads: st.tuples(
+        st.just(tuple(heads)), st.tuples(*(st.sets(st.integers(0, n - 1)) for n in heads))
+    )
+)
+
+
+@given(choices)
+def test_what_is_written_reads_as_the_same_heads(
+    case: tuple[tuple[int, ...], tuple[set[int], ...]],
+) -> None:
+    heads, sets = case
+    chosen = {layer: tuple(sorted(found)) for layer, found in enumerate(sets) if found}
+    assert parse_heads(write_heads(chosen, heads)).resolve(heads) == chosen

@@ -10,6 +10,8 @@ from typing import Any
 
 import comfyui_version
 import pytest
+from comfy_execution.caching import CacheKeySetInputSignature
+from comfy_execution.graph import DynamicPrompt
 
 import nodes as comfy_nodes
 
@@ -20,6 +22,9 @@ INPUTS = {
     "tau, rate, frames, record",
     "VDiTAttentionMap": "record, latent, layer, head, step, branch, scale",
     "VDiTStatistics": "record, latent, statistic, step, branch",
+    "VDiTMergeRecords": "record, latent, record_2, latent_2",
+    "VDiTDetectSinks": "record, latent, weight, coverage, frequency, view, steps, branch",
+    "VDiTRandomHeads": "model, heads, over, seed",
     "VDiTSaveRecord": "record, latent, filename_prefix",
     "VDiTLoadRecord": "file",
     "VDiTTemperature": "model, temperature, layers, heads, start_percent, end_percent, branch, "
@@ -48,6 +53,9 @@ OUTPUTS = {
     "VDiTCapture": "MODEL, VDIT_RECORD",
     "VDiTAttentionMap": "IMAGE",
     "VDiTStatistics": "IMAGE, STRING, STRING",
+    "VDiTMergeRecords": "VDIT_RECORD",
+    "VDiTDetectSinks": "VDIT_HEADS, STRING, IMAGE, STRING, STRING",
+    "VDiTRandomHeads": "VDIT_HEADS, STRING",
     "VDiTSaveRecord": "",
     "VDiTLoadRecord": "VDIT_RECORD",
     "VDiTTemperature": "MODEL",
@@ -75,6 +83,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "VDiTPerturb": {"map": "identity", "strength": 1.0, "region": "all"},
     "VDiTTemperature": {"temperature": 0.7, "region": "all"},
     "VDiTSkipHeads": {"heads": "-1:0", "region": "all"},
+    "VDiTDetectSinks": {"weight": 0.3, "coverage": 0.5, "frequency": 0.5, "view": "heads"}
+    | {"steps": "all", "branch": "both"},
+    "VDiTRandomHeads": {"heads": "none", "over": "each layer", "seed": 0},
     "VDiTStatistics": {"statistic": "entropy share", "step": "mid", "branch": "both"},
     "VDiTSparsity": {"sparsity": 0.7, "mode": "exact", "schedule": "", "region": "all"},
     "VDiTLayerSweep": {"layers": "all", "operation": "one layer at a time", "resume": True}
@@ -133,7 +144,7 @@ def test_outputs_have_these_types_in_this_order(name: str, pack: dict[str, Any])
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_defaults_are_sensible(name: str, pack: dict[str, Any]) -> None:
-    inputs = {i.id: i for i in pack[name].GET_SCHEMA().inputs}
+    inputs = {i.id: getattr(i, "input_override", i) for i in pack[name].GET_SCHEMA().inputs}
     assert {k: inputs[k].default for k in DEFAULTS[name]} == DEFAULTS[name]
 
 
@@ -163,6 +174,23 @@ def test_every_node_is_shown_in_a_workflow(name: str) -> None:
     files = [p.read_text(encoding="utf-8") for p in (REPO / "workflows").glob("*.json")]
     shown = {node["type"] for text in files for node in json.loads(text)["nodes"]}
     assert name in shown
+
+
+def test_two_captures_with_equal_inputs_do_not_share_a_record(pack: dict[str, Any]) -> None:
+    """ComfyUI's cache gives nodes of equal inputs one output, unless they ask for their own."""
+    prompt = {
+        "1": {"class_type": "VDiTToyWorld", "inputs": {"variant": "wan"}},
+        "2": {"class_type": "VDiTCapture", "inputs": {"model": ["1", 0]}},
+        "3": {"class_type": "VDiTCapture", "inputs": {"model": ["1", 0]}},
+    }
+
+    class Unchanged:
+        async def get(self, node: str) -> bool:
+            return False
+
+    keys: Any = CacheKeySetInputSignature(DynamicPrompt(prompt), prompt, Unchanged())
+    asyncio.run(keys.add_keys(prompt))
+    assert keys.get_data_key("2") != keys.get_data_key("3")
 
 
 def test_the_web_folder_that_is_announced_exists() -> None:

@@ -147,7 +147,8 @@ def link_problems(link: list[Any], nodes: dict[int, dict[str, Any]]) -> Iterator
     source, sink = nodes[origin]["outputs"][slot], nodes[target]["inputs"][socket]
     if index not in source["links"] or sink["link"] != index:
         yield f"link {index}: its two ends do not know of it"
-    kinds = {kind, source["type"], sink["type"]}
+    taken = sink["type"].split(",")  # some inputs take several types
+    kinds = {kind, source["type"], kind if kind in taken else sink["type"]}
     if "*" not in kinds and len(kinds) > 1:
         yield f"link {index}: joins {kinds}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -20,6 +21,19 @@ _NUMBERED = (44, 20)  # pixels of a cell that has room for its number
 _LIGHT = 0.55
 
 
+@dataclass(frozen=True)
+class Words:
+    """What stands around the cells. name: of the colours, with its unit. beside: of the ranges."""
+
+    title: str
+    below: str
+    words: str
+    name: str
+    across: str = "head"
+    down: str = "layer"
+    beside: str = "mean and range of the heads"
+
+
 def draw_heat(
     header: Header,
     moment: Moment,
@@ -33,18 +47,32 @@ def draw_heat(
 
     Returns [1, h, w, 3].
     """
-    cell = (cell_size(_WIDE, len(heads), 110), cell_size(HIGH, len(layers), 64))
-    wide, high = cell[0] * len(heads), cell[1] * len(layers)
-    colours, beside = span(values), LEFT + wide + _BESIDE
+    title, words = filled(asked.title, header), filled(asked.words, header)
+    around = Words(title, moment_text(header, moment), words, name)
+    return draw_table(around, layers, heads, values, span(values))
+
+
+def draw_table(
+    around: Words,
+    rows: Sequence[int | str],
+    columns: Sequence[int],
+    values: Tensor,
+    colours: ColourScale,
+) -> Tensor:
+    """values: [rows, columns], NaN for what is not known. Returns [1, h, w, 3]."""
+    cell = (cell_size(_WIDE, len(columns), 110), cell_size(HIGH, len(rows), 64))
+    wide, high = cell[0] * len(columns), cell[1] * len(rows)
+    beside = LEFT + wide + _BESIDE
     right = max(beside + _RANGE + _NUMBER, 860)
     page = Page(right + BAR, TOP + high + _BOTTOM)
-    page.text(LEFT, 38, filled(asked.title, header), size=32, bold=True)
-    page.text(LEFT, 80, moment_text(header, moment), size=19, colour=FAINT)
+    page.text(LEFT, 38, around.title, size=32, bold=True)
+    page.text(LEFT, 80, around.below, size=19, colour=FAINT)
     draw_cells(page, values, colours, cell)
-    _label(page, layers, heads, cell)
+    _label(page, around, rows, columns, cell)
+    page.text(beside, TOP - 14, around.beside, size=16, colour=FAINT)
     _draw_ranges(page, beside, values, colours, cell[1])
-    draw_bar(page, right, TOP, max(160, min(high, 480)), colours, name)
-    explain(page, LEFT, TOP + high + 72, filled(asked.words, header))
+    draw_bar(page, right, TOP, max(160, min(high, 480)), colours, around.name)
+    explain(page, LEFT, TOP + high + 72, around.words)
     return page.render()
 
 
@@ -72,24 +100,30 @@ def draw_cells(page: Page, values: Tensor, colours: ColourScale, cell: tuple[int
         page.text(x, y, short(values[row, col].item()), size=size, colour=ink, align="center")
 
 
-def _label(page: Page, layers: Sequence[int], heads: Sequence[int], cell: tuple[int, int]) -> None:
-    """Numbers of the heads above, of the layers at the left."""
-    middle = len(heads) * cell[0] / 2
-    page.text(LEFT + middle, TOP - 40, "head", size=17, align="center")
+def _label(
+    page: Page,
+    around: Words,
+    rows: Sequence[int | str],
+    columns: Sequence[int],
+    cell: tuple[int, int],
+) -> None:
+    """Names of the columns above, of the rows at the left."""
+    middle = len(columns) * cell[0] / 2
+    page.text(LEFT + middle, TOP - 40, around.across, size=17, align="center")
     every = -(-30 // cell[0])
-    for n in range(0, len(heads), every):
+    for n in range(0, len(columns), every):
         x = LEFT + (n + 0.5) * cell[0]
-        page.text(x, TOP - 14, f"{heads[n]}", size=16, align="center", colour=FAINT)
-    label_layers(page, layers, cell[1])
+        page.text(x, TOP - 14, f"{columns[n]}", size=16, align="center", colour=FAINT)
+    label_rows(page, rows, cell[1], around.down)
 
 
-def label_layers(page: Page, layers: Sequence[int], cell: int) -> None:
-    """Numbers of the rows, at their left."""
+def label_rows(page: Page, rows: Sequence[int | str], cell: int, down: str = "layer") -> None:
+    """Names of the rows, at their left."""
     every = -(-18 // cell)
-    for n in range(0, len(layers), every):
+    for n in range(0, len(rows), every):
         y = TOP + (n + 0.5) * cell
-        page.text(LEFT - 12, y, f"{layers[n]}", size=16, align="right", colour=FAINT)
-    page.text(LEFT - 62, TOP + len(layers) * cell / 2, "layer", size=17, upright=True)
+        page.text(LEFT - 12, y, f"{rows[n]}", size=16, align="right", colour=FAINT)
+    page.text(LEFT - 62, TOP + len(rows) * cell / 2, down, size=17, upright=True)
 
 
 def _draw_ranges(page: Page, x: int, values: Tensor, colours: ColourScale, cell: int) -> None:
@@ -102,7 +136,6 @@ def _draw_ranges(page: Page, x: int, values: Tensor, colours: ColourScale, cell:
     axes.set_xticks(colours.ticks(), [plain(tick) for tick in colours.ticks()], fontsize=15)
     axes.grid(axis="x", color="#d0d7de", linewidth=1)
     axes.set_axisbelow(True)
-    page.text(x, TOP - 14, "mean and range of the heads", size=16, colour=FAINT)
     for row, whole in enumerate(values):
         known = whole[whole.isfinite()]
         if not len(known):
@@ -118,6 +151,8 @@ def _draw_ranges(page: Page, x: int, values: Tensor, colours: ColourScale, cell:
 def short(value: float) -> str:
     """A number for a small place."""
     size = abs(value)
-    if 0 < size < 0.005:
+    if size == 0:
+        return "0"
+    if size < 0.005:
         return "<0.01" if value > 0 else "0.00"
     return f"{value:.{2 if size < 10 else 1 if size < 100 else 0}f}".replace("-", "−")

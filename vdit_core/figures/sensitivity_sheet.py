@@ -13,7 +13,7 @@ from ..attention import RATES
 from ..sensitivity import Sensitivity
 from .canvas import ACCENT, FAINT, INK, Page
 from .colours import ColourScale
-from .heat_sheet import HIGH, LEFT, TOP, cell_size, draw_cells, label_layers
+from .heat_sheet import HIGH, LEFT, TOP, cell_size, draw_cells, label_rows
 from .legend import BAR, draw_bar, explain
 
 _CELL, _TALLEST, _GAP = 84, 64, 56
@@ -48,7 +48,7 @@ def draw_sheet(
     percent = 100 * found.error
     colours = _scale(percent)
     draw_cells(page, percent, colours, cell)
-    label_layers(page, found.layers, cell[1])
+    label_rows(page, found.layers, cell[1])
     page.text(
         LEFT + wide / 2, TOP - 40, "share of the weights dropped (%)", size=17, align="center"
     )

@@ -15,12 +15,14 @@ import comfy.patcher_extension
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
+from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ..grid import TokenGrid
 from ..models import find_layout
 from ..operands import Operands
 from ..program import EDITED, Asker, Program, Spec, chosen_heads, conflicts
+from ..record import Turn
 from ..run import Run
 from ..sites import Evaluation, Excerpt, Layout, Site
 from ..steps import Schedule
@@ -67,9 +69,14 @@ def layout_of(model: ModelPatcher) -> Layout:
     return find_layout(model.model.diffusion_model)
 
 
+def head_counts(model: ModelPatcher) -> tuple[int, ...]:
+    """How many heads each layer has that a layer text may name."""
+    return tuple(site.heads for site in layout_of(model).of_kind(EDITED))
+
+
 def layer_count(model: ModelPatcher) -> int:
     """How many layers a layer text may name."""
-    return len(layout_of(model).of_kind(EDITED))
+    return len(head_counts(model))
 
 
 def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -79,7 +86,8 @@ def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     sampling = guider.model_patcher.get_model_object("model_sampling")
     schedule = Schedule(tuple(sigmas.tolist()), sampling.percent_to_sigma, _name(sampler))
     poll = comfy.model_management.throw_exception_if_processing_interrupted
-    run = Run(program, layout_of(guider.model_patcher), schedule, noise.shape[0], poll, tell)
+    where = layout_of(guider.model_patcher)
+    run = Run(program, where, schedule, noise.shape[0], poll, tell, _turn())
     if not run.active:
         return executor(*args, **kwargs)
     run.check_latent(tuple(noise.shape))
@@ -105,6 +113,14 @@ def _name(sampler: Any) -> str:
     """euler, heun …; of a sampler that another pack made, its class."""
     function = getattr(sampler, "sampler_function", None)
     return getattr(function, "__name__", type(sampler).__name__).removeprefix("sample_")
+
+
+def _turn() -> Turn | None:
+    """The place of this sampling in the lists that the running node works through."""
+    context = get_executing_context()
+    if context is None:
+        return None
+    return Turn((context.prompt_id, context.node_id), context.list_index or 0)
 
 
 @contextmanager
