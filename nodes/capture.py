@@ -22,6 +22,11 @@ _MORE = {
     "sparsity": "Also measure the exact quantile at `rate`, the mass below it, the mass kept at "
     "other rates, and the share of keys that hold 95 % of a row's mass. Takes longest.",
 }
+_TEXT = (
+    "Also measure what each token of the prompt receives: from the video and, where both attend "
+    "together, from the text itself. In Wan and LTX-Video, where text enters by attention of its "
+    "own, that is measured in the same layers."
+)
 
 
 class VDiTCapture(io.ComfyNode):
@@ -96,6 +101,7 @@ class VDiTCapture(io.ComfyNode):
                     "then low noise). The result holds both, its steps counted over the whole "
                     "schedule.",
                 ),
+                io.Boolean.Input("text", default=False, optional=True, tooltip=_TEXT),
             ],
             outputs=[
                 io.Model.Output(tooltip="The watched model, for a sampler."),
@@ -120,10 +126,11 @@ class VDiTCapture(io.ComfyNode):
         rate: float = 0.7,
         frames: str = "all",
         record: Record | None = None,
+        text: bool = False,
     ) -> io.NodeOutput:
         filled = Record()
         chosen, at = parse_where(layers, heads), parse_selection(steps, "steps")
-        asked = {"sinks": sinks, "structure": structure, "sparsity": sparsity}
+        asked = {"sinks": sinks, "structure": structure, "sparsity": sparsity, "text": text}
         more = tuple(name for name, wanted in asked.items() if wanted)
         shown = None if frames.strip() == "all" else parse_selection(frames, "frames")
         asker = sockets.asker(cls)

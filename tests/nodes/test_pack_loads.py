@@ -17,7 +17,7 @@ REPO = Path(__file__).resolve().parents[2]
 INPUTS = {
     "VDiTToyWorld": "variant",
     "VDiTCapture": "model, layers, heads, steps, branch, map_size, sinks, structure, sparsity, "
-    "tau, rate, frames, record",
+    "tau, rate, frames, record, text",
     "VDiTAttentionMap": "record, latent, layer, head, step, branch, scale",
     "VDiTStatistics": "record, latent, statistic, step, branch",
     "VDiTSaveRecord": "record, latent, filename_prefix",

@@ -3,22 +3,25 @@
 from .api import IMPLEMENTATIONS, attend
 from .checks import finite
 from .dense import Dense
-from .masks import cut, hiding_text
+from .masks import cut, hiding_text, prompt_length
 from .measure import measure
-from .results import ALWAYS_KEPT, MORE_KEPT, MapMeasures, Measures
+from .results import ALWAYS_KEPT, KEPT_OF_CROSS, MORE_KEPT, MapMeasures, Measures, TextMeasures
 from .thin import Thinning
 
 __all__ = [
     "ALWAYS_KEPT",
     "IMPLEMENTATIONS",
+    "KEPT_OF_CROSS",
     "MORE_KEPT",
     "Dense",
     "MapMeasures",
     "Measures",
+    "TextMeasures",
     "Thinning",
     "attend",
     "cut",
     "finite",
     "hiding_text",
     "measure",
+    "prompt_length",
 ]

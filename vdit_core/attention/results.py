@@ -120,10 +120,29 @@ class MapMeasures:
         return cls(**{k: v.cpu() for k, v in whole.items()})
 
 
+@dataclass(frozen=True)
+class TextMeasures:
+    """What a record keeps of one call of cross-attention and batch row, all on the CPU; H heads.
+
+    text_mass: [H, T] as in Measures. entropy: [H] over the rows.
+    """
+
+    text_mass: Tensor
+    entropy: Tensor
+
+    @classmethod
+    def of(cls, measures: Measures, row: int) -> TextMeasures:
+        """The row-th row of a measurement that holds the fields KEPT_OF_CROSS."""
+        entropy = measures["entropy"][row].mean(-1, dtype=torch.float64)
+        return cls(measures["text_mass"][row].float().cpu(), entropy.float().cpu())
+
+
 KEPT = tuple(MapMeasures.__dataclass_fields__)
 ALWAYS_KEPT = ("pooled_map", "other_mass", "entropy", "lse")
+KEPT_OF_CROSS = tuple(TextMeasures.__dataclass_fields__)
 MORE_KEPT: dict[str, tuple[str, ...]] = {
     "sinks": ("column_sums", "coverage", "coverage_key", "value_norms", "max_weight"),
     "structure": ("frame_distance_mass", "spatial_distance_mass", "frame_mass"),
+    "text": ("text_mass", "text_own_mass"),
     "sparsity": ("threshold", "realised_rate", "mass_lost", "mass_curve", "keys_for_95"),
 }
