@@ -23,13 +23,13 @@ from vdit_attention.tests.nodes.families import (
     Seen,
     Spy,
 )
+from vdit_attention.tests.nodes.tiny import edited
 from vdit_attention.tests.oracle import Case, no_wish
 from vdit_attention.vdit_core.edits.text import HideText
 from vdit_attention.vdit_core.host.comfy import attach
 from vdit_attention.vdit_core.program import Asker, Capture
 from vdit_attention.vdit_core.record import Record, RecordData, load_record, save_record
 from vdit_attention.vdit_core.selection import parse_selection, parse_where
-from vdit_attention.tests.nodes.tiny import edited
 
 LENGTHS = {"cond": 6, "uncond": 4}
 BRANCHES = tuple(LENGTHS)
