@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import capture, edit, look, source, study, text, toy, transfer
+from . import capture, edit, look, source, structure, study, text, toy, transfer
 
-MODULES = (toy, capture, look, edit, text, transfer, source, study)
+MODULES = (toy, capture, look, structure, edit, text, transfer, source, study)
 
 
 class VDiTAttentionExtension(ComfyExtension):

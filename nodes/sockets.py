@@ -73,6 +73,38 @@ def strength_input(meaning: str) -> io.Float.Input:
     return io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.05, tooltip=meaning)
 
 
+def record_inputs() -> list[io.Input]:
+    """The record, and what makes its reader wait for the sampling."""
+    return [
+        Record.Input("record", tooltip="From VDiT Capture or VDiT Load Record."),
+        io.Latent.Input(
+            "latent",
+            optional=True,
+            tooltip="After a capture: the sampler's output, so that this node runs after the "
+            "sampling. For a loaded record: leave it open.",
+        ),
+    ]
+
+
+def moment_inputs() -> list[io.Input]:
+    """When and for whom."""
+    return [
+        io.String.Input(
+            "step",
+            default="mid",
+            tooltip="Which captured step, from 0. mid: the one nearest to the middle.",
+        ),
+        io.Combo.Input(
+            "branch",
+            options=list(BRANCHES),
+            default="both",
+            advanced=True,
+            tooltip="The call with the positive prompt (cond) or with the negative one (uncond). "
+            "both: cond if it was captured.",
+        ),
+    ]
+
+
 def csv_output() -> io.String.Output:
     return io.String.Output(
         "csv",
