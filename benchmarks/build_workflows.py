@@ -15,7 +15,7 @@ from typing import Any
 
 from . import workflow_notes as notes
 from .canvas import Canvas, Group
-from .graphs import recorded
+from .graphs import recorded, structure
 from .server import ComfyServer
 from .stages import Stage, compare, draw, tell
 from .workflow_api import Json
@@ -321,6 +321,7 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
     ),
     "hunyuan_video_transfer": lambda c: transfer(c, HUNYUAN_VIDEO, notes.HUNYUAN_TRANSFER, "all"),
     **recorded.WORKFLOWS,
+    **structure.WORKFLOWS,
 }
 
 

@@ -37,6 +37,8 @@ WIDTHS = {
     "VDiTCompareVideos": 460,
     "VDiTSparsity": 400,
     "VDiTStatistics": 460,
+    "VDiTStructure": 460,
+    "VDiTTextAttention": 460,
 }
 EXTRA = {  # pixels for what a node shows below its widgets
     "CLIPLoader": WIDGET,  # one that is left out
@@ -56,7 +58,9 @@ EXTRA = {  # pixels for what a node shows below its widgets
     "VDiTSkipHeads": 44,
     "VDiTSparsity": 190,  # a line for each layer
     "VDiTStatistics": 330,
+    "VDiTStructure": 330,
     "VDiTTemperature": 44,
+    "VDiTTextAttention": 330,
     "VDiTTransfer": 44,
 }
 COLOURS = {  # (title, body) as in the front end's own palette

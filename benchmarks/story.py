@@ -64,6 +64,18 @@ CHAPTERS = (
         more="The video, which watching does not change",
     ),
     Chapter(
+        "toy_structure",
+        "Where does it look?",
+        "Two videos were watched while they were sampled. The mass fades with the distance in "
+        "frames in every layer; in layer 4 the places of the circle look around the least. The "
+        "last sheet compares the maps of two prompts that share no colour, shape, background or "
+        "motion: each layer is most alike to the same layer (0.89), the other layers (0.65) are "
+        "the control. So on this toy model, too, maps look alike across prompts; a good part of "
+        "it is what any two layers have in common.",
+        first="sheets",
+        more="The video, which watching does not change",
+    ),
+    Chapter(
         "toy_temperature",
         "Turn one number: temperature",
         "The scores are divided by T before the softmax. Below 1 every token looks at fewer "
@@ -126,6 +138,16 @@ CHAPTERS = (
         "A source is a folder. Here another prompt takes its maps from there.",
     ),
     Chapter(
+        "toy_mochi_text_attention",
+        "What does each word receive?",
+        "How much the video looks at each word of the prompt, in the tiny Mochi. The paper's claim "
+        "for the large one, that it attends mostly to the first token, does not show here: the "
+        "first word gets about an even share or less. “red” stands out. Nor does text mostly "
+        "attend to text in any layer (rings at the right).",
+        first="sheets",
+        more="The video, which watching does not change",
+    ),
+    Chapter(
         "toy_load_record",
         "Look again later",
         "A record is a file. These maps were drawn from it without a model and without sampling.",
@@ -174,6 +196,14 @@ SECTIONS = (
         "entropy",
         "How spread out is attention?",
         "Mean entropy of the rows of each map above: 1 looks everywhere alike, 0 at one place.",
+    ),
+    Section(
+        "structure",
+        "Are structure and text attention told right?",
+        "First in models made local or flat on purpose, where the answer is known; then the claims "
+        "of the paper's Fig. 1 and 6 on the toy models: how much mass a frame gives to itself and "
+        "to those farther away, how alike the maps of one layer are for two prompts, held against "
+        "those of other layers, and how much of the text's attention the first token gets.",
     ),
     Section(
         "exactness",

@@ -153,6 +153,7 @@ class Run:
         ready = [edit for edit in guested if self._ready(edit, call)]
         call, x = with_guests(ready, self.frozen, call, x)
         call, x, plan = settled(call, x, self._plan(call, x))
+        given = x.mask
         if plan.text is not None:
             prompt = x.grid().text
             assert prompt is not None  # checked before sampling

@@ -20,6 +20,8 @@ INPUTS = {
     "tau, rate, frames, record, text",
     "VDiTAttentionMap": "record, latent, layer, head, step, branch, scale",
     "VDiTStatistics": "record, latent, statistic, step, branch",
+    "VDiTStructure": "record, latent, view, layer, head, step, branch, images, other, other_latent",
+    "VDiTTextAttention": "record, latent, layer, tokens, step, branch, clip, text",
     "VDiTSaveRecord": "record, latent, filename_prefix",
     "VDiTLoadRecord": "file",
     "VDiTTemperature": "model, temperature, layers, heads, start_percent, end_percent, branch, "
@@ -46,6 +48,8 @@ OUTPUTS = {
     "VDiTCapture": "MODEL, VDIT_RECORD",
     "VDiTAttentionMap": "IMAGE",
     "VDiTStatistics": "IMAGE, STRING, STRING",
+    "VDiTStructure": "IMAGE, STRING, STRING",
+    "VDiTTextAttention": "IMAGE, STRING, STRING",
     "VDiTSaveRecord": "",
     "VDiTLoadRecord": "VDIT_RECORD",
     "VDiTTemperature": "MODEL",
@@ -64,7 +68,8 @@ OUTPUTS = {
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
     "VDiTCapture": {"steps": "mid", "layers": "all", "heads": "all", "branch": "both"}
-    | {"sinks": False, "structure": False, "sparsity": False, "frames": "all"},
+    | {"sinks": False, "structure": False, "sparsity": False, "frames": "all"}
+    | {"text": False},
     "VDiTTransfer": {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "branch": "both"},
     "VDiTRecordSource": {"dtype": "bf16", "place": "memory", "layers": "all"},
     "VDiTReplaySource": {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .canvas import ACCENT, FAINT, INK, PAPER, Page
+from .canvas import ACCENT, FAINT, INK, PAPER, Page, text_width
 from .colours import ColourScale
 from .heat_sheet import short
 from .legend import BAR, draw_bar, explain, moment_text
@@ -42,7 +42,7 @@ def draw_sheet(
     low = min(0.0, float(finite.min())) if len(finite) else 0.0
     colours = ColourScale(low, 1.0, log=False, clipped=False)
     beside = _LEFT + wide + _BESIDE
-    right = max(beside + _RANGE + _NUMBER, 820)
+    right = max(beside + _RANGE + _NUMBER, _LEFT + round(text_width(summary, 19)), 820)
     page = Page(right + BAR, _TOP + max(high, 240) + _BOTTOM)
     what = "mean of the heads" if head.strip() == "mean" else f"heads {head}, one by one"
     page.text(_LEFT, 38, f"Likeness of maps, {what}", size=32, bold=True)

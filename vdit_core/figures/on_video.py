@@ -20,9 +20,9 @@ from .pictures import evenly, fit
 from .statistics import Statistics
 from .table import Cell, Table
 
-_LEFT, _TOP, _GAP, _BOTTOM = 140, 122, 8, 110
+_LEFT, _TOP, _GAP, _BOTTOM = 140, 132, 8, 110
 _STRIP, _FRAMES, _ROWS = 1100, 6, 8  # pixels of a row; frames and rows at most
-_OPAQUE = 0.72  # of the colours over a grey frame: the video shows, the colour can still be read
+_OPAQUE = 0.8  # of the colours over a grey frame: the video shows, the colour can still be read
 
 
 @dataclass(frozen=True)
