@@ -111,7 +111,7 @@ def test_the_place_that_all_look_at_is_bright_where_it_lies(with_video: bool) ->
     top = choose_scale([sums], "log").colours(sums[token])
     colour = top if not with_video else torch.full((3,), 0.5).lerp(top, 0.8)
     hits = ((drawn.image[0] - colour).abs().amax(-1) < 0.01).nonzero()
-    strip = hits[hits[:, 1] < 940]  # the colour bar is at its right
+    strip = hits[hits[:, 1] < 900]  # the colour bar is at its right
     high, wide = (strip.amax(0) - strip.amin(0) + 1).tolist()
     assert len(strip) == high * wide and 40 < wide < 80, "one cell, one colour"
     frame = (strip[:, 1].amin() - 140) // (wide * 5 + 8)
@@ -137,7 +137,7 @@ def test_a_latent_frame_is_drawn_on_the_last_of_its_frames() -> None:
     video = torch.zeros(9, 40, 50, 3)
     video[[0, 4, 8]] = 1.0  # 3 latent frames of a causal VAE: 1 + 4 + 4
     drawn = draw_structure(recorded({0: maps(0)}), "looked at", chosen(), video=video)
-    row = drawn.image[0, 150, 140:940]
+    row = drawn.image[0, 150, 140:900]
     assert bool((row == 1).all()), "white frames and white gaps"
 
 

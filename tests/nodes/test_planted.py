@@ -6,7 +6,8 @@ import comfy.sample
 import pytest
 import torch
 from torch import Tensor
-from vdit_attention.tests.nodes import families, planted, tiny
+from vdit_attention.benchmarks import planted
+from vdit_attention.tests.nodes import families, tiny
 from vdit_attention.tests.nodes.families import MOCHI, VIDEO, WAN, Seen
 from vdit_attention.tests.oracle import Case, no_wish
 from vdit_attention.vdit_core.grid import TokenGrid

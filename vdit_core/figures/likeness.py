@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..record import Measurement, RecordData
+from .legend import moment_text
 from .likeness_sheet import draw_sheet
 from .panels import Chosen, choose_heads
 from .statistics import Statistics
@@ -135,7 +136,8 @@ def draw_likeness(data: RecordData, other: RecordData, chosen: Chosen) -> Statis
     ]
     names = ["layer", "other's layer", "alike", "with the others (mean)", "most alike to"]
     head = "Likeness of the maps of two records: correlation of the logarithms of pooled weights"
-    report = f"{head}\n{summary(found)}\n\n{Table(names, rows).text()}"
+    when = moment_text(moment.header, moment)
+    report = f"{head}\n{when}\n{summary(found)}\n\n{Table(names, rows).text()}"
     cells: list[list[Cell]] = [
         [moment.item, moment.step, moment.branch, layer, self_or_other, *_known([value])]
         for layer, line in zip(found.layers, found.values.tolist(), strict=True)

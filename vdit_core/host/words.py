@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 _LLAMA = "llama"  # HunyuanVideo's encoder wraps the prompt in a template and cuts its head off
-_TEMPLATE_END = 128007, 271  # tokens after which the prompt begins: end of a header, two line ends
+_HEADER = 128006, 882, 128007  # of the template: "user" between the signs of a header
+_LINES = 271  # two line ends after it
 _SIGNS = {"▁": "", "Ġ": "", "Ċ": "⏎", "</w>": ""}  # how vocabularies write spaces and line ends
 
 
@@ -35,9 +36,13 @@ def _tokenizer_of(tokenizer: Any, key: str) -> Any:
 
 
 def _without_template(tokens: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """As core's encoder cuts it: from the header's end on, or from after its line ends."""
     ids = [token[0] for token in tokens]
-    starts = [n + 2 for n in range(len(ids) - 1) if (*ids[n : n + 2],) == _TEMPLATE_END]
-    return tokens[starts[-1] :] if starts else tokens
+    ends = [n + 2 for n in range(len(ids) - 2) if (*ids[n : n + 3],) == _HEADER]
+    if not ends:
+        return tokens
+    start = ends[-1]
+    return tokens[start + 2 if ids[start + 1 : start + 2] == [_LINES] else start :]
 
 
 def _plain(piece: str) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
-from vdit_attention.tests.nodes import tiny
-from vdit_attention.tests.nodes.tiny import Conditioning
+
+from .tiny_wan import COLS, HEADS, ROWS, Conditioning
 
 MARK = 6.0
 SHARPNESS = 2.0  # score of a sink head per unit of MARKED: 12 for the marked token
@@ -29,7 +29,7 @@ OWN = slice(0, 3)
 
 # Channels of a head come in pairs, turned by their place. SLOW hardly turns, STEADY meets nothing.
 # The others: how much of the score is lost where the turned channels no longer agree.
-WAN_CONFIG: dict[str, Any] = {"dim": 24 * tiny.HEADS}  # narrower heads tell far columns badly
+WAN_CONFIG: dict[str, Any] = {"dim": 24 * HEADS}  # narrower heads tell far columns badly
 WAN_SLOW, WAN_STEADY = 6, 4
 WAN_LOCAL = {0: 12.0, 8: 12.0, 10: 40.0, 16: 12.0, 18: 40.0}  # time, rows, cols: 1 and 0.1 rad
 MOCHI_SLOW, MOCHI_STEADY = 0, 2
@@ -56,7 +56,12 @@ def marked_prompt(conditioning: Conditioning) -> Conditioning:
     return [[text, extras]]
 
 
-def plant_wan(model: ModelPatcher, sinks: Sinks, local: Collection[int] = ()) -> None:
+def plant_wan(
+    model: ModelPatcher,
+    sinks: Sinks,
+    local: Collection[int] = (),
+    sharpness: float = SHARPNESS,
+) -> None:
     """Edit a Wan with patches of 1 and heads of 24 channels: `tiny_wan(**WAN_CONFIG)`."""
     network: Any = model.model.diffusion_model
     heads = network.num_heads
@@ -75,14 +80,14 @@ def plant_wan(model: ModelPatcher, sinks: Sinks, local: Collection[int] = ()) ->
             continue
         chosen = sinks.get(layer, ())
         together = network.dim // max(1, len(chosen))  # the norms take all heads together
-        _make_sinks(q, k, v, norms, chosen, together, WAN_SLOW, WAN_STEADY)
+        _make_sinks(q, k, v, norms, chosen, together, WAN_SLOW, WAN_STEADY, sharpness)
 
 
 def plant_mochi(
     model: ModelPatcher,
     sinks: Sinks,
     local: Collection[int] = (),
-    places: int = tiny.ROWS * tiny.COLS,
+    places: int = ROWS * COLS,
 ) -> None:
     """Edit a Mochi with heads of 14 channels or more. places: tokens of one frame."""
     network: Any = model.model.diffusion_model
@@ -145,6 +150,7 @@ def _make_sinks(
     together: int,
     slow: int,
     steady: int,
+    sharpness: float = SHARPNESS,
 ) -> None:
     """norms: weights [H or 1, D] for q and k. together: channels that share a norm, per sink."""
     heads, width = q.weight.shape[:2]
@@ -166,7 +172,7 @@ def _make_sinks(
         )
         own = head % len(query_norm)
         query_norm[own, slow] = 1.0
-        key_norm[own, slow] = SHARPNESS * width**0.5 * BULK * k.constant / together
+        key_norm[own, slow] = sharpness * width**0.5 * BULK * k.constant / together
 
 
 def _make_local(
