@@ -66,8 +66,9 @@ CHAPTERS = (
     Chapter(
         "toy_structure",
         "Where does it look?",
-        "Two videos were watched while they were sampled. The mass fades with the distance in "
-        "frames in every layer; in layer 4 the places of the circle look around the least. The "
+        "Two videos were watched while they were sampled. In every layer a frame looks most at "
+        "itself and less at those farther away; over 16 prompts the mass falls with every single "
+        "frame in half of the layers. In layer 4 the places of the circle look around the least. The "
         "last sheet compares the maps of two prompts that share no colour, shape, background or "
         "motion: each layer is most alike to the same layer (0.89), the other layers (0.65) are "
         "the control. So on this toy model, too, maps look alike across prompts; a good part of "
