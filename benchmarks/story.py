@@ -67,12 +67,12 @@ CHAPTERS = (
         "toy_structure",
         "Where does it look?",
         "Two videos were watched while they were sampled. In every layer a frame looks most at "
-        "itself and less at those farther away; over 16 prompts the mass falls with every single "
-        "frame in half of the layers. In layer 4 the places of the circle look around the least. The "
-        "last sheet compares the maps of two prompts that share no colour, shape, background or "
-        "motion: each layer is most alike to the same layer (0.89), the other layers (0.65) are "
-        "the control. So on this toy model, too, maps look alike across prompts; a good part of "
-        "it is what any two layers have in common.",
+        "itself and less at those farther away; the mass does not fall with every single frame in "
+        "every layer. In layer 4 the places of the circle look around the least. The last sheet "
+        "compares the maps of two prompts that share no colour, shape, background or motion: each "
+        "layer is most alike to the same layer (0.89), the other layers (0.65) are the control. So "
+        "on this toy model, too, maps look alike across prompts; a good part of it is what any two "
+        "layers have in common. Numbers over more prompts are below.",
         first="sheets",
         more="The video, which watching does not change",
     ),

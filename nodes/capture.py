@@ -108,6 +108,7 @@ class VDiTCapture(io.ComfyNode):
                 sockets.Record.Output("record", tooltip="What was measured, once it is sampled."),
             ],
             hidden=[io.Hidden.unique_id],
+            not_idempotent=True,  # two nodes with equal inputs need a mailbox each
         )
 
     @classmethod

@@ -10,6 +10,8 @@ from typing import Any
 
 import comfyui_version
 import pytest
+from comfy_execution.caching import CacheKeySetInputSignature
+from comfy_execution.graph import DynamicPrompt
 
 import nodes as comfy_nodes
 
@@ -161,6 +163,23 @@ def test_every_node_is_shown_in_a_workflow(name: str) -> None:
     files = [p.read_text(encoding="utf-8") for p in (REPO / "workflows").glob("*.json")]
     shown = {node["type"] for text in files for node in json.loads(text)["nodes"]}
     assert name in shown
+
+
+def test_two_captures_with_equal_inputs_do_not_share_a_record(pack: dict[str, Any]) -> None:
+    """ComfyUI's cache gives nodes of equal inputs one output, unless they ask for their own."""
+    prompt = {
+        "1": {"class_type": "VDiTToyWorld", "inputs": {"variant": "wan"}},
+        "2": {"class_type": "VDiTCapture", "inputs": {"model": ["1", 0]}},
+        "3": {"class_type": "VDiTCapture", "inputs": {"model": ["1", 0]}},
+    }
+
+    class Unchanged:
+        async def get(self, node: str) -> bool:
+            return False
+
+    keys: Any = CacheKeySetInputSignature(DynamicPrompt(prompt), prompt, Unchanged())
+    asyncio.run(keys.add_keys(prompt))
+    assert keys.get_data_key("2") != keys.get_data_key("3")
 
 
 def test_the_web_folder_that_is_announced_exists() -> None:

@@ -13,7 +13,7 @@ from .heat_sheet import short
 from .legend import BAR, draw_bar, explain, moment_text
 from .panels import Moment
 
-_LEFT, _TOP, _BOTTOM = 96, 120, 130
+_LEFT, _TOP, _BOTTOM = 96, 120, 170
 _WIDE, _HIGH = 860, 780  # pixels of the heat map, at most
 _BESIDE, _RANGE, _NUMBER = 36, 190, 66
 _NUMBERED, _LIGHT = (42, 22), 0.55
@@ -64,7 +64,8 @@ def _words(joint: bool) -> str:
         if joint
         else "The text stands outside the video's own attention, in a cross-attention of its own."
     )
-    return f"Of all the attention that the video pays to the text, each token's share. {beside}"
+    share = "Of all the attention that the video pays to the text, each token's share"
+    return f"{share}; orange: the first token's, dotted: an even one. {beside}"
 
 
 def _cell(room: int, count: int, largest: int) -> int:
