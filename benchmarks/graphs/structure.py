@@ -32,8 +32,8 @@ compares them with the second one's.
 
 TOY_STRUCTURE = f"""{TOY_RESULTS}{_STRUCTURE}
 **Look at** how each frame looks most at itself and less at those farther away; at layer 4, where
-the circle's own places look around the least; and at the last picture: each layer is most alike to the
-same layer under the other prompt (0.89), less to the other layers (0.65).
+the circle's own places look around the least; and at the last picture: each layer is most alike to
+the same layer under the other prompt (0.89), less to the other layers (0.65).
 
 **Try** `head` = `all` in the last picture, or `layer` = `3` and `head` = `all` in the third.
 """
