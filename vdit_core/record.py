@@ -158,7 +158,7 @@ PARTS = {"measurements": "", "cross": "cross."}  # of a record, and before the n
 def save_record(data: RecordData, path: Path) -> None:
     """Write a safetensors file whose metadata holds all labels as JSON; whole or not at all."""
     tensors: dict[str, Tensor] = {}
-    content = {"version": VERSION, "header": asdict(data.header)}
+    content: dict[str, Any] = {"version": VERSION, "header": asdict(data.header)}
     for part, before in PARTS.items():
         labels: list[dict[str, Any]] = []
         for index, m in enumerate(getattr(data, part)):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..canvas import Canvas, Group, Node
+from ..canvas import Canvas, Group, Node, Socket
 from ..stages import Stage
 from ..workflow_notes import MOCHI as MOCHI_WEIGHTS
 from ..workflow_notes import TOY as TOY_RESULTS
@@ -89,35 +89,37 @@ are padded to 512 tokens, and the padding is attended to as well: it is drawn as
 def structure(canvas: Canvas, world: World, note: str, **chosen: Any) -> None:
     """Capture two prompts, and draw every view of the first one's record."""
     stage = Stage(canvas, world, note, {"Prompt": world.prompt, "Another prompt": world.target})
-    captures: list[Node] = []
-    latents: list[Any] = []
-    watched: dict[str, Group] = {}
-    for title, prompt in zip(("Watch the model", "Another prompt"), stage.prompts, strict=True):
-        with canvas.group(title, colour="ours", **watched) as group:
-            on: dict[str, Any] = {"sinks": True, "structure": True} | chosen
-            captures.append(canvas.add("VDiTCapture", model=stage.model, **on))
-            latents.append(stage.sample(captures[-1]["MODEL"], prompt))
-        watched = {"below": group}
-        last = group
+    with canvas.group("Watch the model", colour="ours") as first:
+        record, latent = _watched(canvas, stage, 0, chosen)
+    with canvas.group("Another prompt", colour="ours", below=first) as last:
+        other, other_latent = _watched(canvas, stage, 1, chosen)
     with canvas.group("The video, unchanged by watching", colour="result", below=last):
-        images = stage.save(latents[0], "Video", "structure")
-    records = [capture["record"] for capture in captures]
+        images = stage.save(latent, "Video", "structure")
     place: dict[str, Group] = {"right_of": last}
     for title, view in VIEWS.items():
         with canvas.group(title, across=True, colour="ours", **place) as above:
             more: dict[str, Any] = {"images": images} if view.startswith("look") else {}
             if view == "similarity":
-                more = {"other": records[1], "other_latent": latents[1]}
+                more = {"other": other, "other_latent": other_latent}
             drawn = canvas.add(
                 "VDiTStructure",
                 title=title,
-                record=records[0],
-                latent=latents[0],
+                record=record,
+                latent=latent,
                 view=view,
                 **more,
             )
             _keep(canvas, drawn, title, f"{world.name}_structure_{view.replace(' ', '_')}")
         place = {"below": above}
+
+
+def _watched(
+    canvas: Canvas, stage: Stage, prompt: int, chosen: dict[str, Any]
+) -> tuple[Socket, Socket]:
+    """Capture one of the stage's prompts: its record and its latent."""
+    on: dict[str, Any] = {"sinks": True, "structure": True} | chosen
+    capture = canvas.add("VDiTCapture", model=stage.model, **on)
+    return capture["record"], stage.sample(capture["MODEL"], stage.prompts[prompt])
 
 
 def text_attention(canvas: Canvas, world: World, note: str) -> None:
