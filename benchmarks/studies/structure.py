@@ -32,7 +32,7 @@ from ..tiny_wan import COLS, FRAMES, ROWS, prompt, sample, tiny_wan
 
 LOCAL, FLAT = 1, (0, 2)  # layers of the planted model
 GRID = TokenGrid(FRAMES, ROWS, COLS)
-MAP_SIZE, TOY_STEPS = 80, 6
+MAP_SIZE, TOY_STEPS = 80, 4
 ALWAYS = parse_selection("all", "layers")
 MID = parse_selection("mid", "steps")
 
