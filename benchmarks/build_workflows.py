@@ -15,7 +15,7 @@ from typing import Any
 
 from . import workflow_notes as notes
 from .canvas import Canvas, Group
-from .graphs import probe, recorded, sinks, sweep
+from .graphs import probe, recorded, sinks, structure, sweep
 from .server import ComfyServer
 from .stages import Stage, draw, tell, transfer
 from .workflow_api import Json
@@ -299,6 +299,7 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
     **probe.WORKFLOWS,
     **sweep.WORKFLOWS,
     **sinks.WORKFLOWS,
+    **structure.WORKFLOWS,
 }
 
 

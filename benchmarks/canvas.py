@@ -40,6 +40,8 @@ WIDTHS = {
     "VDiTSparsity": 400,
     "VDiTStatistics": 460,
     "VDiTSweepReport": 460,
+    "VDiTStructure": 460,
+    "VDiTTextAttention": 460,
 }
 EXTRA = {  # pixels for what a node shows below its widgets
     "CLIPLoader": WIDGET,  # one that is left out
@@ -63,7 +65,9 @@ EXTRA = {  # pixels for what a node shows below its widgets
     "VDiTSparsity": 190,  # a line for each layer
     "VDiTStatistics": 330,
     "VDiTSweepReport": 330,
+    "VDiTStructure": 330,
     "VDiTTemperature": 44,
+    "VDiTTextAttention": 330,
     "VDiTTransfer": 44,
 }
 COLOURS = {  # (title, body) as in the front end's own palette

@@ -74,6 +74,19 @@ CHAPTERS = (
         more="The video, which watching does not change",
     ),
     Chapter(
+        "toy_structure",
+        "Where does it look?",
+        "Two videos were watched while they were sampled. In every layer a frame looks most at "
+        "itself and less at those farther away; the mass does not fall with every single frame in "
+        "every layer. In layer 4 the places of the circle look around the least. The last sheet "
+        "compares the maps of two prompts that share no colour, shape, background or motion: each "
+        "layer is most alike to the same layer (0.89), the other layers (0.65) are the control. So "
+        "on this toy model, too, maps look alike across prompts; a good part of it is what any two "
+        "layers have in common. Numbers over more prompts are below.",
+        first="sheets",
+        more="The video, which watching does not change",
+    ),
+    Chapter(
         "toy_temperature",
         "Turn one number: temperature",
         "The scores are divided by T before the softmax. Below 1 every token looks at fewer "
@@ -194,6 +207,16 @@ CHAPTERS = (
         more="The video with all heads, without the sink, without a random head",
     ),
     Chapter(
+        "toy_mochi_text_attention",
+        "What does each word receive?",
+        "How much the video looks at each word of the prompt, in the tiny Mochi. The paper's claim "
+        "for the large one, that it attends mostly to the first token, does not show here: the "
+        "first word gets about an even share or less. “red” stands out. Nor does text mostly "
+        "attend to text in any layer (rings at the right).",
+        first="sheets",
+        more="The video, which watching does not change",
+    ),
+    Chapter(
         "toy_load_record",
         "Look again later",
         "A record is a file. These maps were drawn from it without a model and without sampling.",
@@ -258,6 +281,14 @@ SECTIONS = (
         "Sinks with tiny values, planted in tiny models of random weights: which heads are found, "
         "from τ on which a weight counts as heavy, and how much the latent changes without them, "
         "beside as many random heads. Then the toy models' own.",
+    ),
+    Section(
+        "structure",
+        "Are structure and text attention told right?",
+        "First in models made local or flat on purpose, where the answer is known; then the claims "
+        "of the paper's Fig. 1 and 6 on the toy models: how much mass a frame gives to itself and "
+        "to those farther away, how alike the maps of one layer are for two prompts, held against "
+        "those of other layers, and how much of the text's attention the first token gets.",
     ),
     Section(
         "exactness",

@@ -28,6 +28,11 @@ _PROBED = {
     "long as the other measurements; a few steps are enough.",
     "temperatures": "Also measure the row entropy at temperatures from 0.25 to 4.",
 }
+_TEXT = (
+    "Also measure what each token of the prompt receives: from the video and, where both attend "
+    "together, from the text itself. In Wan and LTX-Video, where text enters by attention of its "
+    "own, that is measured in the same layers."
+)
 
 
 class VDiTCapture(io.ComfyNode):
@@ -102,6 +107,7 @@ class VDiTCapture(io.ComfyNode):
                     "then low noise). The result holds both, its steps counted over the whole "
                     "schedule.",
                 ),
+                io.Boolean.Input("text", default=False, optional=True, tooltip=_TEXT),
                 *(
                     io.Boolean.Input(name, default=False, optional=True, tooltip=meaning)
                     for name, meaning in _PROBED.items()
@@ -131,12 +137,13 @@ class VDiTCapture(io.ComfyNode):
         rate: float = 0.7,
         frames: str = "all",
         record: Record | None = None,
+        text: bool = False,
         sensitivity: bool = False,
         temperatures: bool = False,
     ) -> io.NodeOutput:
         filled = Record()
         chosen, at = parse_where(layers, heads), parse_selection(steps, "steps")
-        asked = {"sinks": sinks, "structure": structure, "sparsity": sparsity}
+        asked = {"sinks": sinks, "structure": structure, "sparsity": sparsity, "text": text}
         asked |= {"sensitivity": sensitivity, "temperatures": temperatures}
         more = tuple(name for name, wanted in asked.items() if wanted)
         shown = None if frames.strip() == "all" else parse_selection(frames, "frames")

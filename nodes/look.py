@@ -15,7 +15,6 @@ from ..vdit_core.figures.table import Table
 from ..vdit_core.pairs import Latent
 from ..vdit_core.record import Record
 from ..vdit_core.selection import parse_selection
-from ..vdit_core.sites import BRANCHES
 from . import sockets
 
 
@@ -45,7 +44,7 @@ class VDiTAttentionMap(io.ComfyNode):
                     tooltip="mean of all captured heads, or a map for each of the heads given, "
                     "from 0: 3, or 0,2, or all.",
                 ),
-                *_moment_inputs(),
+                *sockets.moment_inputs(),
                 io.Combo.Input(
                     "scale",
                     options=list(SCALES),
@@ -115,7 +114,7 @@ class VDiTStatistics(io.ComfyNode):
                     "mass or rate need sparsity; entropy against temperature needs temperatures; "
                     "output error needs sensitivity.",
                 ),
-                *_moment_inputs(),
+                *sockets.moment_inputs(),
             ],
             outputs=[
                 io.Image.Output(tooltip="The picture, one for each video of the batch."),
@@ -148,25 +147,6 @@ class VDiTStatistics(io.ComfyNode):
         image, report = torch.cat([d.image for d in drawn]), "\n\n".join(d.report for d in drawn)
         table = reduce(Table.__add__, (d.table for d in drawn))
         return io.NodeOutput(image, report, table.csv(), ui=ui.PreviewImage(image, cls=cls))
-
-
-def _moment_inputs() -> list[io.Input]:
-    """When and for whom."""
-    return [
-        io.String.Input(
-            "step",
-            default="mid",
-            tooltip="Which captured step, from 0. mid: the one nearest to the middle.",
-        ),
-        io.Combo.Input(
-            "branch",
-            options=list(BRANCHES),
-            default="both",
-            advanced=True,
-            tooltip="The call with the positive prompt (cond) or with the negative one (uncond). "
-            "both: cond if it was captured.",
-        ),
-    ]
 
 
 NODES = [VDiTAttentionMap, VDiTStatistics]

@@ -99,6 +99,25 @@ def record_inputs() -> list[io.Input]:
     ]
 
 
+def moment_inputs() -> list[io.Input]:
+    """When and for whom."""
+    return [
+        io.String.Input(
+            "step",
+            default="mid",
+            tooltip="Which captured step, from 0. mid: the one nearest to the middle.",
+        ),
+        io.Combo.Input(
+            "branch",
+            options=list(BRANCHES),
+            default="both",
+            advanced=True,
+            tooltip="The call with the positive prompt (cond) or with the negative one (uncond). "
+            "both: cond if it was captured.",
+        ),
+    ]
+
+
 def csv_output() -> io.String.Output:
     return io.String.Output(
         "csv",

@@ -83,11 +83,17 @@ def of_places(weights: Tensor, place: Place) -> dict[str, Tensor]:
     far = round(math.hypot(place.rows - 1, place.cols - 1))
     by_frame = torch.zeros(place.frames, dtype=torch.float64)
     by_space = torch.zeros(far + 1, dtype=torch.float64)
+    frames = torch.zeros(place.frames, place.frames, dtype=torch.float64)
     for (i, f, r, c), (j, g, s, d) in product(tokens, tokens):
         by_frame[abs(f - g)] += weights[i, j]
         by_space[round(math.hypot(r - s, c - d))] += weights[i, j]
+        frames[f, g] += weights[i, j]
     count = len(tokens)
-    return {"frame_distance_mass": by_frame / count, "spatial_distance_mass": by_space / count}
+    return {
+        "frame_distance_mass": by_frame / count,
+        "spatial_distance_mass": by_space / count,
+        "frame_mass": frames / (place.rows * place.cols),
+    }
 
 
 def pooled(weights: Tensor, tokens: list[int], bins: list[int]) -> dict[str, Tensor]:

@@ -18,7 +18,8 @@ def joined(first: RecordData, second: RecordData) -> RecordData:
         for m in second.measurements
         for grid in (second.header_of(m).grid,)
     ]
-    return RecordData(header, (*first.measurements, *moved))
+    cross = (replace(m, step=m.step + steps) for m in second.cross)
+    return RecordData(header, (*first.measurements, *moved), (*first.cross, *cross))
 
 
 def earlier_data(capture: Capture, program: Program, turn: Turn | None) -> RecordData | None:

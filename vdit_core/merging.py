@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .record import Header, Measurement, RecordData
+    from .record import CrossMeasurement, Header, Measurement, RecordData
 
 
 def merged(records: Sequence[RecordData]) -> RecordData:
@@ -18,7 +18,7 @@ def merged(records: Sequence[RecordData]) -> RecordData:
     first = records[0]
     if len(records) == 1:
         return first
-    measurements: list[Measurement] = []
+    measurements, cross = list[Measurement](), list[CrossMeasurement]()
     videos = 0
     for number, data in enumerate(records):
         _check(first.header, data.header, number)
@@ -26,8 +26,9 @@ def merged(records: Sequence[RecordData]) -> RecordData:
             grid = data.header_of(m).grid
             own = None if grid == first.header.grid else grid
             measurements.append(replace(m, item=m.item + videos, grid=own))
-        videos = 1 + max((m.item for m in measurements), default=-1)
-    return replace(first, measurements=tuple(measurements))
+        cross += [replace(m, item=m.item + videos) for m in data.cross]
+        videos = 1 + max((m.item for m in (*measurements, *cross)), default=-1)
+    return replace(first, measurements=tuple(measurements), cross=tuple(cross))
 
 
 def first_difference(first: Header, second: Header) -> tuple[str, object, object] | None:

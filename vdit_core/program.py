@@ -118,6 +118,16 @@ def chosen_heads(where: HeadList, layout: Layout) -> dict[Site, tuple[int, ...]]
     return {sites[layer]: heads for layer, heads in by_layer.items() if heads}
 
 
+def acted_on(spec: Spec, layout: Layout) -> dict[Site, tuple[int, ...]]:
+    """Sites and heads a spec acts on: those it names, and for a capture of text the
+    cross-attention of the same layers."""
+    chosen = chosen_heads(spec.where, layout)
+    if isinstance(spec, Capture) and "text" in spec.more:
+        layers = {site.layer: heads for site, heads in chosen.items()}
+        chosen |= {s: layers[s.layer] for s in layout.of_text() if s.layer in layers}
+    return chosen
+
+
 def conflicts(program: Program, new: Spec, layout: Layout) -> list[tuple[Asker, str]]:
     """Messages for the askers of two edits that set one field of the same heads."""
     if (

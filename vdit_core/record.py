@@ -11,13 +11,13 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .attention.results import KEPT, MapMeasures
+from .attention.results import KEPT, KEPT_OF_CROSS, MapMeasures, TextMeasures
 from .files import write_tensors
 from .grid import TokenGrid
 from .merging import merged
 from .sites import Excerpt
 
-VERSION = 2  # 1 lacked window, tau, rate and the measures after lse_max
+VERSION = 3  # 1 lacked window, tau, rate and the measures after lse_max; 2 what is about text
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,8 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One call, one batch item. heads: which heads the measures' first axis holds.
-
-    grid: None for the header's; prompts of other lengths make longer or shorter sequences.
-    prompt: which one of its branch. excerpt: which latent frames it saw, None for all.
-    """
+class Label:
+    """One call, one batch item. heads: which heads the measures' first axis holds."""
 
     site: str
     layer: int
@@ -67,18 +63,41 @@ class Measurement:
     branch: str
     item: int
     heads: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Measurement(Label):
+    """A call in which the video attends to itself, and in joint attention to the text.
+
+    grid: None for the header's; prompts of other lengths make longer or shorter sequences.
+    prompt: which one of its branch. excerpt: which latent frames it saw, None for all.
+    tokens: of the prompt without its padding, where text was measured; None where it was not.
+    """
+
     measures: MapMeasures = field(repr=False)
     grid: TokenGrid | None = None
     prompt: int = 0
     excerpt: Excerpt | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class CrossMeasurement(Label):
+    """A call in which the video attends to the text alone. The rest is as in Measurement."""
+
+    measures: TextMeasures = field(repr=False)
+    prompt: int = 0
+    excerpt: Excerpt | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class RecordData:
-    """A sealed record."""
+    """A sealed record. cross: what the cross-attention of the same layers does, if captured."""
 
     header: Header
     measurements: tuple[Measurement, ...]
+    cross: tuple[CrossMeasurement, ...] = ()
 
     def header_of(self, m: Measurement) -> Header:
         """The header as it holds for one measurement."""
@@ -157,19 +176,22 @@ class Record:
         return merged(self._entries)
 
 
+PARTS = {"measurements": "", "cross": "cross."}  # of a record, and before the names of tensors
+
+
 def save_record(data: RecordData, path: Path) -> None:
     """Write a safetensors file whose metadata holds all labels as JSON; whole or not at all."""
     tensors: dict[str, Tensor] = {}
-    labels: list[dict[str, Any]] = []
-    for index, m in enumerate(data.measurements):
-        optional = {"grid": m.grid, "excerpt": m.excerpt}
-        labels.append({k: v for k, v in vars(m).items() if k not in ("measures", *optional)})
-        labels[-1] |= {k: asdict(v) for k, v in optional.items() if v is not None}
-        for name, value in vars(m.measures).items():
-            if value is not None:
-                tensors[f"{index}.{name}"] = value.contiguous()
-    text = json.dumps({"version": VERSION, "header": asdict(data.header), "measurements": labels})
-    write_tensors(path, tensors, {"vdit_record": text})
+    content: dict[str, Any] = {"version": VERSION, "header": asdict(data.header)}
+    for part, before in PARTS.items():
+        labels: list[dict[str, Any]] = []
+        for index, m in enumerate(getattr(data, part)):
+            labels.append(_encoded(m))
+            for name, value in vars(m.measures).items():
+                if value is not None:
+                    tensors[f"{before}{index}.{name}"] = value.contiguous()
+        content[part] = labels
+    write_tensors(path, tensors, {"vdit_record": json.dumps(content)})
 
 
 def load_record(path: Path) -> RecordData:
@@ -193,30 +215,42 @@ def load_record(path: Path) -> RecordData:
         if header.get("window"):
             header["window"] = tuple(header["window"])
         stored = set(file.keys())
+
+        def tensors(before: str, names: Iterable[str]) -> dict[str, Tensor]:
+            return {n: file.get_tensor(before + n) for n in names if before + n in stored}
+
         measurements = tuple(
             Measurement(
-                **(label | _decoded(label)),
-                measures=MapMeasures(
-                    **{
-                        name: file.get_tensor(f"{index}.{name}")
-                        for name in KEPT
-                        if f"{index}.{name}" in stored
-                    }
-                ),
+                **_decoded(label),
+                measures=MapMeasures(**tensors(f"{PARTS['measurements']}{index}.", KEPT)),
             )
             for index, label in enumerate(content["measurements"])
         )
-    return RecordData(Header(**header), measurements)
+        cross = tuple(
+            CrossMeasurement(
+                **_decoded(label),
+                measures=TextMeasures(**tensors(f"{PARTS['cross']}{index}.", KEPT_OF_CROSS)),
+            )
+            for index, label in enumerate(content.get("cross", ()))
+        )
+    return RecordData(Header(**header), measurements, cross)
 
 
-def _decoded(label: dict[str, Any]) -> dict[str, Any]:
-    """Those labels of a measurement that JSON holds in another form."""
-    excerpt: dict[str, Any] | None = label.get("excerpt")
-    return {
-        "heads": tuple(label["heads"]),
-        "grid": _grid(label.get("grid")),
-        "excerpt": excerpt and Excerpt(tuple(excerpt["frames"]), excerpt["of"]),
-    }
+def _encoded(m: Measurement | CrossMeasurement) -> dict[str, Any]:
+    """The labels of a measurement as JSON takes them."""
+    optional = {"grid": getattr(m, "grid", None), "excerpt": m.excerpt}
+    label = {k: v for k, v in vars(m).items() if k not in ("measures", *optional)}
+    return label | {k: asdict(v) for k, v in optional.items() if v is not None}
+
+
+def _decoded(stored: dict[str, Any]) -> dict[str, Any]:
+    """The labels of a measurement from what JSON made of them."""
+    label = stored | {"heads": tuple(stored["heads"])}
+    if "grid" in stored:
+        label["grid"] = _grid(stored["grid"])
+    if "excerpt" in stored:
+        label["excerpt"] = Excerpt(tuple(stored["excerpt"]["frames"]), stored["excerpt"]["of"])
+    return label
 
 
 def _grid(stored: dict[str, Any] | None) -> TokenGrid | None:

@@ -14,14 +14,17 @@ from torch import Tensor
 
 from .attention import (
     ALWAYS_KEPT,
+    KEPT_OF_CROSS,
     MORE_KEPT,
     PROBED,
     MapMeasures,
+    TextMeasures,
     attend,
     finite,
     hiding_text,
     measure,
     probe,
+    prompt_length,
 )
 from .continuing import check_joins, earlier_data, joined
 from .edits.freeze import Freeze
@@ -38,21 +41,24 @@ from .program import (
     Keep,
     Program,
     Spec,
+    acted_on,
     check_blocks,
     check_probes,
     check_regions,
     check_sources,
     check_text,
     check_thresholds,
-    chosen_heads,
 )
-from .record import Header, Measurement, RecordData, Turn
+from .record import CrossMeasurement, Header, Measurement, RecordData, Turn
 from .replaying import check_size, check_source, settled, with_guests
 from .sites import Call, Evaluation, Excerpt, Layout, Site, in_runs
 from .steps import Clock, Schedule
 from .thinning import Thinned
 
 VERBS: dict[type[Spec], str] = {Capture: "measured", Edit: "changed", Keep: "kept"}
+
+
+Found = Measurement | CrossMeasurement
 
 
 class Run:
@@ -69,7 +75,7 @@ class Run:
         turn: Turn | None = None,
     ) -> None:
         self.layout, self.schedule, self.poll = layout, schedule, poll
-        self.chosen = {spec: chosen_heads(spec.where, layout) for spec in program}
+        self.chosen = {spec: acted_on(spec, layout) for spec in program}
         self.steps = {
             s: s.steps.resolve(schedule.steps, "this sampler")
             for s in program
@@ -78,7 +84,7 @@ class Run:
         self.active = [s for s in program if self.chosen[s] and not self._is_neutral(s)]
         self.fired: dict[Spec, Counter[Site]] = {spec: Counter() for spec in self.active}
         self.branches: set[str] = set()
-        self.measured: dict[Capture, list[tuple[Call, list[Measurement]]]] = {}
+        self.measured: dict[Capture, list[tuple[Call, list[Found]]]] = {}
         self.earlier: dict[Capture, RecordData] = {}
         self.clock = Clock(schedule)
         self.ran: set[int] = set()  # evaluations in which the model was not skipped
@@ -152,6 +158,7 @@ class Run:
         ready = [edit for edit in guested if self._ready(edit, call)]
         call, x = with_guests(ready, self.frozen, call, x)
         call, x, plan = settled(call, x, self._plan(call, x))
+        given = x.mask
         if plan.text is not None:
             prompt = x.grid().text
             assert prompt is not None  # checked before sampling
@@ -168,7 +175,7 @@ class Run:
         self._check_finite(call, x)
         for capture in captures:
             self.poll()
-            self._measure(capture, call, plan, x)
+            self._measure(capture, call, plan, x, given)
         if untouched:
             return None
         self.poll()
@@ -198,8 +205,8 @@ class Run:
         for spec in self.active:
             if missing := [s for s in self.chosen[spec] if not self.fired[spec][s]]:
                 raise RuntimeError(self._never_fired(spec, missing))
-        for capture, measurements in found.items():
-            capture.record.seal(self._sealed(capture, measurements))
+        for capture, measured in found.items():
+            capture.record.seal(self._sealed(capture, measured))
         for spec, keeper in self.keepers.items():
             spec.source.seal(keeper.header(self.clock.levels, self.latent))
 
@@ -212,8 +219,8 @@ class Run:
         """One line for each node that asked: what it did."""
         lines: list[tuple[Asker, str]] = []
         for spec, sites in self.fired.items():
-            verb = VERBS[type(spec)]
-            line = f"{verb} {sites.total()} calls of {len(sites)} layers"
+            layers = len({site.layer for site in sites})
+            line = f"{VERBS[type(spec)]} {sites.total()} calls of {layers} layers"
             if skipped := self._skipped(spec):
                 line += f"; the model did not run at {skipped} (step caches skip steps)"
             if isinstance(spec, Edit) and spec.change.field == "threshold":
@@ -292,17 +299,62 @@ class Run:
         here = call.site in self.chosen[spec] and bool(self.clock.possible & {*self.steps[spec]})
         return here and bool(call.rows(spec.branch).any())
 
-    def _measure(self, capture: Capture, call: Call, plan: AttentionPlan, x: Operands) -> None:
-        grid = x.grid()
+    def _measure(
+        self,
+        capture: Capture,
+        call: Call,
+        plan: AttentionPlan,
+        x: Operands,
+        given: Tensor | None,
+    ) -> None:
+        """given: the mask as the model made it, before edits hid anything."""
         rows: list[int] = call.rows(capture.branch).nonzero()[:, 0].tolist()
-        heads = self.chosen[capture][call.site]
-        more = [name for switch in capture.more for name in MORE_KEPT.get(switch, ())]
+        texts = [self._text(capture, call, x, given, row) for row in rows]
+        found: list[Found] = []
+        for text in dict.fromkeys(texts):
+            alike = [row for row, own in zip(rows, texts, strict=True) if own == text]
+            found += self._measured(capture, call, plan, x, alike, text)
+        self.measured[capture].append((call, found))
+
+    def _text(
+        self, capture: Capture, call: Call, x: Operands, given: Tensor | None, row: int
+    ) -> tuple[int, int, int] | None:
+        """Where a row's text keys begin and end, and how many are no padding; None if not asked."""
+        if "text" not in capture.more:
+            return None
+        if call.site.kind == "cross":
+            every = slice(0, x.k.shape[2])
+            return 0, every.stop, prompt_length(x.k, given, every, row, pads_alike=True)
+        if (text := x.grid().text) is None:
+            return None
+        tokens = prompt_length(x.k, given, slice(*text), row, pads_alike=False)
+        if x.prompts is not None:
+            tokens = min(tokens, int(x.prompts[row]))
+        return (text[0], text[0] + tokens, tokens) if tokens else None
+
+    def _measured(
+        self,
+        capture: Capture,
+        call: Call,
+        plan: AttentionPlan,
+        x: Operands,
+        rows: list[int],
+        text: tuple[int, int, int] | None,
+    ) -> Sequence[Found]:
+        """Measure some rows of a call, whose text is at the same place."""
+        grid, site, heads = x.grid(), call.site, self.chosen[capture][call.site]
+        wants = {*ALWAYS_KEPT, *(name for more in capture.more for name in MORE_KEPT.get(more, ()))}
+        if site.kind == "cross":
+            wants = {*KEPT_OF_CROSS}
+        elif text is None:
+            wants -= {*MORE_KEPT["text"]}
         result = measure(
             x.q,
             x.k,
             x.v,
-            wants=[*ALWAYS_KEPT, *more],
+            wants=wants,
             grid=grid,
+            spans={"text": slice(*text[:2])} if text else None,
             plan=plan,
             map_size=capture.map_size,
             window=self._window(capture, grid),
@@ -313,26 +365,19 @@ class Run:
             mask=x.mask,
             scale=x.scale,
         )
-        probed = self._probed(capture, plan, x, rows, torch.tensor(heads))
-        site = call.site
-        measurements = [
-            Measurement(
-                site.name,
-                site.layer,
-                call.step,
-                call.evaluation,
-                call.sigma,
-                call.branches[row],
-                call.items[row],
-                heads,
-                MapMeasures.of(result, index, probed),
-                grid,
-                call.prompts[row],
-                call.excerpt,
-            )
-            for index, row in enumerate(rows)
-        ]
-        self.measured[capture].append((call, measurements))
+        joint = site.kind != "cross"
+        probed = self._probed(capture, plan, x, rows, torch.tensor(heads)) if joint else {}
+        found: list[Found] = []
+        for index, row in enumerate(rows):
+            what = site.name, site.layer, call.step, call.evaluation, call.sigma
+            whom = call.branches[row], call.items[row], heads
+            where = call.prompts[row], call.excerpt, text[2] if text else None
+            if joint:
+                measures = MapMeasures.of(result, index, probed)
+                found.append(Measurement(*what, *whom, measures, grid, *where))
+            else:
+                found.append(CrossMeasurement(*what, *whom, TextMeasures.of(result, index), *where))
+        return found
 
     def _probed(
         self, capture: Capture, plan: AttentionPlan, x: Operands, rows: list[int], heads: Tensor
@@ -344,9 +389,9 @@ class Run:
             found |= asked(mask=x.mask, scale=x.scale, poll=self.poll)
         return found
 
-    def _settled(self, capture: Capture) -> tuple[Measurement, ...]:
+    def _settled(self, capture: Capture) -> tuple[Found, ...]:
         """What was measured in the steps that were asked for, now that steps are known."""
-        labels, found = self.clock.labels(), list[Measurement]()
+        labels, found = self.clock.labels(), list[Found]()
         counts: Counter[tuple[object, ...]] = Counter()
         for call, measurements in self.measured[capture]:
             if (step := labels[call.evaluation][0]) not in self.steps[capture]:
@@ -358,12 +403,14 @@ class Run:
                 counts[whom] += 1
         return tuple(found)
 
-    def _sealed(self, capture: Capture, measurements: Sequence[Measurement]) -> RecordData:
+    def _sealed(self, capture: Capture, found: Sequence[Found]) -> RecordData:
         """The record of a capture, with that of the sampling before if it goes on with one."""
+        measurements = [m for m in found if isinstance(m, Measurement)]
+        cross = tuple(m for m in found if isinstance(m, CrossMeasurement))
         grids = [m.grid for m in measurements if m.grid is not None]
         most = max(grids, key=lambda grid: grid.video_tokens)  # regions and windows are smaller
         labelled = (replace(m, grid=None if m.grid == most else m.grid) for m in measurements)
-        data = RecordData(self._header(capture, most), tuple(labelled))
+        data = RecordData(self._header(capture, most), tuple(labelled), cross)
         before = self.earlier.get(capture)
         return data if before is None else joined(before, data)
 

@@ -74,6 +74,11 @@ class Layout:
         """Sites of the given kinds in layer order."""
         return tuple(sorted((s for s in self.sites if s.kind in kinds), key=lambda s: s.layer))
 
+    def of_text(self) -> tuple[Site, ...]:
+        """The cross-attention to the text in layer order; what comes before it is to an image."""
+        last = [sites[-1] for sites in self.owners.values()]
+        return tuple(sorted((s for s in last if s.kind == "cross"), key=lambda s: s.layer))
+
 
 @dataclass(frozen=True)
 class Excerpt:

@@ -64,6 +64,7 @@ class Scene:
         found |= {"out": out, "energy": out.square().sum()}
         if self.text is not None:
             found["text_mass"] = weights[tokens][:, self.text].mean(0)
+            found["text_own_mass"] = weights[self.text, self.text].mean(0)
         return found
 
     def true_maps(self) -> Tensor:

@@ -46,14 +46,13 @@ def measured(layer: int) -> MapMeasures:
     """Everything a capture can measure: the scores are planted with K the identity."""
     wants = [*ALWAYS_KEPT, *(name for more in MORE_KEPT.values() for name in more)]
     keys = torch.eye(KEYS).expand(1, HEADS, KEYS, KEYS)
-    found = measure(
-        scores(layer), keys, keys, wants=wants, grid=GRID, map_size=6, tau=0.1, rate=RATE, scale=1.0
-    )
+    asked = {"spans": {"text": slice(0, 4)}, "map_size": 6, "tau": 0.1, "rate": RATE, "scale": 1.0}
+    found = measure(scores(layer), keys, keys, wants=wants, grid=GRID, **asked)
     probed: dict[str, Tensor] = {}
     for what in PROBED:
         heads = torch.arange(HEADS)
-        asked = scores(layer), keys, keys, UNTOUCHED
-        probed |= probe(what, *asked, rows=[0], heads=heads, scale=1.0)
+        qkv = scores(layer), keys, keys, UNTOUCHED
+        probed |= probe(what, *qkv, rows=[0], heads=heads, scale=1.0)
     return MapMeasures.of(found, 0, probed)
 
 

@@ -104,7 +104,7 @@ def test_more_keys_than_queries_without_a_grid() -> None:
 def test_a_window_of_the_map() -> None:
     grid = TokenGrid(4, 3, 3, prefix=2)
     x = operands("plain", (1, 1, len(grid), 32), FP32)
-    asked = "pooled_map", "other_mass", "frame_distance_mass"
+    asked = "pooled_map", "other_mass", "frame_distance_mass", "frame_mass"
     found, expected = (
         measure(*x, grid=grid, wants=asked, window=(1, 2), map_size=5, implementation=which)
         for which in ("triton", "reference")

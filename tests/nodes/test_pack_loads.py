@@ -19,12 +19,14 @@ REPO = Path(__file__).resolve().parents[2]
 INPUTS = {
     "VDiTToyWorld": "variant",
     "VDiTCapture": "model, layers, heads, steps, branch, map_size, sinks, structure, sparsity, "
-    "tau, rate, frames, record",
+    "tau, rate, frames, record, text, sensitivity, temperatures",
     "VDiTAttentionMap": "record, latent, layer, head, step, branch, scale",
     "VDiTStatistics": "record, latent, statistic, step, branch",
     "VDiTMergeRecords": "record, latent, record_2, latent_2",
     "VDiTDetectSinks": "record, latent, weight, coverage, frequency, view, steps, branch",
     "VDiTRandomHeads": "model, heads, over, seed",
+    "VDiTStructure": "record, latent, view, layer, head, step, branch, images, other, other_latent",
+    "VDiTTextAttention": "record, latent, layer, tokens, step, branch, clip, text",
     "VDiTSaveRecord": "record, latent, filename_prefix",
     "VDiTLoadRecord": "file",
     "VDiTTemperature": "model, temperature, layers, heads, start_percent, end_percent, branch, "
@@ -56,6 +58,8 @@ OUTPUTS = {
     "VDiTMergeRecords": "VDIT_RECORD",
     "VDiTDetectSinks": "VDIT_HEADS, STRING, IMAGE, STRING, STRING",
     "VDiTRandomHeads": "VDIT_HEADS, STRING",
+    "VDiTStructure": "IMAGE, STRING, STRING",
+    "VDiTTextAttention": "IMAGE, STRING, STRING",
     "VDiTSaveRecord": "",
     "VDiTLoadRecord": "VDIT_RECORD",
     "VDiTTemperature": "MODEL",
@@ -76,7 +80,8 @@ OUTPUTS = {
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
     "VDiTCapture": {"steps": "mid", "layers": "all", "heads": "all", "branch": "both"}
-    | {"sinks": False, "structure": False, "sparsity": False, "frames": "all"},
+    | {"sinks": False, "structure": False, "sparsity": False, "frames": "all"}
+    | {"text": False},
     "VDiTTransfer": {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "branch": "both"},
     "VDiTRecordSource": {"dtype": "bf16", "place": "memory", "layers": "all"},
     "VDiTReplaySource": {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},

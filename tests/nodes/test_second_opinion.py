@@ -269,6 +269,12 @@ def assert_same_records(here: RecordData, there: RecordData) -> None:
                 assert (getattr(other, name) - value).abs().max() <= 3 / tokens**2, name
             elif value is not None:
                 assert_close(getattr(other, name), value, f"{name} of {label(m)}")
+    assert len(here.cross) == len(there.cross)
+    outside = {label(m): m for m in there.cross}
+    for m in here.cross:
+        assert m.tokens == outside[label(m)].tokens
+        for name, value in vars(m.measures).items():
+            assert_close(getattr(outside[label(m)].measures, name), value, f"{name} of {label(m)}")
 
 
 def video(grid: TokenGrid) -> tuple[int, ...]:

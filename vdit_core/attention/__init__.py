@@ -3,15 +3,16 @@
 from .api import IMPLEMENTATIONS, attend
 from .checks import finite
 from .dense import Dense
-from .masks import cut, hiding_text
+from .masks import cut, hiding_text, prompt_length
 from .measure import measure
 from .probes import PROBED, RATES, TEMPERATURES, probe
-from .results import ALWAYS_KEPT, MORE_KEPT, MapMeasures, Measures
+from .results import ALWAYS_KEPT, KEPT_OF_CROSS, MORE_KEPT, MapMeasures, Measures, TextMeasures
 from .thin import Thinning
 
 __all__ = [
     "ALWAYS_KEPT",
     "IMPLEMENTATIONS",
+    "KEPT_OF_CROSS",
     "MORE_KEPT",
     "PROBED",
     "RATES",
@@ -19,6 +20,7 @@ __all__ = [
     "Dense",
     "MapMeasures",
     "Measures",
+    "TextMeasures",
     "Thinning",
     "attend",
     "cut",
@@ -26,4 +28,5 @@ __all__ = [
     "hiding_text",
     "measure",
     "probe",
+    "prompt_length",
 ]

@@ -33,3 +33,24 @@ def cut(mask: Tensor | None, queries: slice | Tensor, keys: slice | Tensor) -> T
     if mask is None:
         return None
     return (mask[:, :, queries] if mask.shape[2] > 1 else mask)[..., keys]
+
+
+def prompt_length(k: Tensor, mask: Tensor | None, text: slice, row: int, pads_alike: bool) -> int:
+    """How many of a row's text keys come before its padding, as far as one call can tell.
+
+    Padding is what the mask hides from every query and, if pads_alike, a run of equal keys at the
+    end: encoders that pad with zeros make those.
+    """
+    length = text.stop - text.start
+    if mask is not None:
+        keys = mask[min(row, len(mask) - 1), ..., text]  # [H or 1, Lq or 1, T]
+        seen = keys if keys.dtype == torch.bool else keys > torch.finfo(keys.dtype).min / 2
+        places = seen.flatten(0, -2).any(0).nonzero()
+        length = int(places.max()) + 1 if len(places) else 0
+    if pads_alike and length > 1:
+        keys = k[row, :, text][:, :length]
+        differs = (keys != keys[:, -1:]).any(-1).any(0).nonzero()
+        before = int(differs.max()) + 1 if len(differs) else 0
+        if length - before > 1:
+            length = before
+    return length

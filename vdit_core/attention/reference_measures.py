@@ -138,9 +138,20 @@ def _spatial_distance(view: _View) -> Tensor:
     return _by_distance(view, distance.to(view.maps.device))
 
 
+def _frame_mass(view: _View) -> Tensor:
+    grid = view.grid
+    video = view.maps[..., grid.video, grid.video]
+    return video.unflatten(-1, (grid.frames, -1)).sum(-1).unflatten(-2, (grid.frames, -1)).mean(-2)
+
+
 def _text_mass(view: _View) -> Tensor:
     queries = view.question.grid.video if view.question.grid is not None else slice(None)
     return view.maps[..., queries, view.question.text].mean(-2)
+
+
+def _text_own_mass(view: _View) -> Tensor:
+    text = view.question.text
+    return view.maps[..., text, text].mean(-2)
 
 
 def _members(view: _View) -> Tensor:
@@ -182,4 +193,6 @@ FIELDS: dict[str, Callable[[_View], Tensor]] = {
     "text_mass": _text_mass,
     "pooled_map": _pooled_map,
     "other_mass": _other_mass,
+    "frame_mass": _frame_mass,
+    "text_own_mass": _text_own_mass,
 }

@@ -27,7 +27,9 @@ class Measures:
     frame_distance_mass: [B, H, F] and spatial_distance_mass: [B, H, n] mean mass of a video query
     on video keys by distance in frames, and in tokens of the picture. text_mass: [B, H, T] mean
     mass on each token of the span "text". pooled_map: [B, H, m, m] mean weight per block of video
-    tokens; other_mass: [B, H, m] mass of its query bins outside the map.
+    tokens; other_mass: [B, H, m] mass of its query bins outside the map. frame_mass: [B, H, F, F]
+    mean mass of the video queries of each frame on the video keys of each frame. text_own_mass:
+    [B, H, T] mean mass of the queries in the span "text" on each of its tokens.
     """
 
     out: Tensor | None = None
@@ -49,6 +51,8 @@ class Measures:
     text_mass: Tensor | None = None
     pooled_map: Tensor | None = None
     other_mass: Tensor | None = None
+    frame_mass: Tensor | None = None
+    text_own_mass: Tensor | None = None
 
     def __getitem__(self, field: str) -> Tensor:
         """A field that was asked for. Raises KeyError for one that was not."""
@@ -59,8 +63,17 @@ class Measures:
 
 FIELDS = tuple(Measures.__dataclass_fields__)
 NEED_VALUES = frozenset({"out", "energy", "value_norms"})
-NEED_GRID = frozenset({"frame_distance_mass", "spatial_distance_mass", "pooled_map", "other_mass"})
-NEED_TEXT = frozenset({"text_mass"})
+NEED_GRID = frozenset(
+    {
+        "frame_distance_mass",
+        "spatial_distance_mass",
+        "pooled_map",
+        "other_mass",
+        "frame_mass",
+        "text_own_mass",
+    }
+)
+NEED_TEXT = frozenset({"text_mass", "text_own_mass"})
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,8 @@ class MapMeasures:
     frame_distance_mass: Tensor | None = None
     spatial_distance_mass: Tensor | None = None
     text_mass: Tensor | None = None
+    frame_mass: Tensor | None = None
+    text_own_mass: Tensor | None = None
     output_error: Tensor | None = None
     output_norm: Tensor | None = None
     temperature_entropy: Tensor | None = None
@@ -118,10 +133,29 @@ class MapMeasures:
         return cls(**{k: v.cpu() for k, v in whole.items()})
 
 
+@dataclass(frozen=True)
+class TextMeasures:
+    """What a record keeps of one call of cross-attention and batch row, all on the CPU; H heads.
+
+    text_mass: [H, T] as in Measures. entropy: [H] over the rows.
+    """
+
+    text_mass: Tensor
+    entropy: Tensor
+
+    @classmethod
+    def of(cls, measures: Measures, row: int) -> TextMeasures:
+        """The row-th row of a measurement that holds the fields KEPT_OF_CROSS."""
+        entropy = measures["entropy"][row].mean(-1, dtype=torch.float64)
+        return cls(measures["text_mass"][row].float().cpu(), entropy.float().cpu())
+
+
 KEPT = tuple(MapMeasures.__dataclass_fields__)
 ALWAYS_KEPT = ("pooled_map", "other_mass", "entropy", "lse")
+KEPT_OF_CROSS = tuple(TextMeasures.__dataclass_fields__)
 MORE_KEPT: dict[str, tuple[str, ...]] = {
     "sinks": ("column_sums", "coverage", "coverage_key", "value_norms", "max_weight"),
-    "structure": ("frame_distance_mass", "spatial_distance_mass"),
+    "structure": ("frame_distance_mass", "spatial_distance_mass", "frame_mass"),
+    "text": ("text_mass", "text_own_mass"),
     "sparsity": ("threshold", "realised_rate", "mass_lost", "mass_curve", "keys_for_95"),
 }

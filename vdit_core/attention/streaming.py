@@ -15,7 +15,7 @@ from torch import Tensor
 from ..measures.columns import ColumnStatistics, value_norms
 from ..measures.rows import RowStatistics
 from ..measures.spectrum import MARGINS, Curve, Selection, until_found
-from ..measures.structure import FrameDistance, PooledMap, SpatialDistance, TextMass, VideoPart
+from ..measures.structure import FrameMass, PooledMap, SpatialDistance, TextMass, VideoPart
 from ..plan import AttentionPlan
 from .heads import HeadGroup
 from .question import Question
@@ -147,8 +147,8 @@ class _Structure:
         self.pooled = self.frames = self.places = None
         if question.asks("pooled_map", "other_mass"):
             self.pooled = PooledMap(self.map_grid, heads, question.map_size, device)
-        if question.asks("frame_distance_mass"):
-            self.frames = FrameDistance(self.grid, heads, device)
+        if question.asks("frame_distance_mass", "frame_mass"):
+            self.frames = FrameMass(self.grid, heads, device)
         if question.asks("spatial_distance_mass"):
             self.places = SpatialDistance(self.grid, heads, device)
 
@@ -168,7 +168,8 @@ class _Structure:
         if self.pooled is not None:
             found["pooled_map"], found["other_mass"] = self.pooled.result()
         if self.frames is not None:
-            found["frame_distance_mass"] = self.frames.result()
+            found["frame_distance_mass"] = self.frames.by_distance()
+            found["frame_mass"] = self.frames.result()
         if self.places is not None:
             found["spatial_distance_mass"] = self.places.result()
         return found
@@ -177,7 +178,10 @@ class _Structure:
 class _Text:
     def __init__(self, problem: _Problem) -> None:
         assert problem.question.text is not None
-        self.state = TextMass(problem.question.text, problem.heads, problem.device)
+        text = self.text = problem.question.text
+        self.state = TextMass(text, problem.heads, problem.device)
+        asked = problem.question.asks("text_own_mass")
+        self.own = TextMass(text, problem.heads, problem.device) if asked else None
         self.grid = problem.question.grid
 
     def add(self, tile: Tile, share: Tensor) -> None:
@@ -186,9 +190,13 @@ class _Text:
         else:
             part = VideoPart(self.grid, tile.queries, tile.weights, share)
             self.state.add(part.weights, part.share)
+        if self.own is not None:
+            here = (tile.queries >= self.text.start) & (tile.queries < self.text.stop)
+            self.own.add(tile.weights[:, here], share[:, here])
 
     def results(self) -> dict[str, Tensor]:
-        return {"text_mass": self.state.result()}
+        found = {"text_mass": self.state.result()}
+        return found if self.own is None else found | {"text_own_mass": self.own.result()}
 
 
 class _Spectrum:
@@ -243,9 +251,9 @@ READERS: tuple[tuple[tuple[str, ...], Callable[[_Problem], _Reader]], ...] = (
     (("lse", "entropy", "max_weight"), _Rows),
     (("column_sums", "coverage", "coverage_key", "value_norms"), _Columns),
     (
-        ("pooled_map", "other_mass", "frame_distance_mass", "spatial_distance_mass"),
+        ("pooled_map", "other_mass", "frame_distance_mass", "spatial_distance_mass", "frame_mass"),
         _Structure,
     ),
-    (("text_mass",), _Text),
+    (("text_mass", "text_own_mass"), _Text),
     (("threshold", "realised_rate", "mass_lost", "mass_curve", "keys_for_95"), _Spectrum),
 )

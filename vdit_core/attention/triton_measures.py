@@ -6,18 +6,27 @@ import torch
 from torch import Tensor
 
 from ..measures.columns import ColumnStatistics, value_norms
+from ..measures.structure import by_frame_distance
 from ..plan import AttentionPlan
 from .question import Question
 from .results import Measures
 from .triton_heads import FoldedHeads, Rows, check_values, fold
 from .triton_launch import count_below, read_columns, read_places, read_rows
 from .triton_spectrum import SPLITS, curve_levels, keys_for, select
-from .triton_structure import Runs, frame_distance, pooled_map, spatial_distance, text_mass
+from .triton_structure import (
+    Runs,
+    frame_mass,
+    pooled_map,
+    spatial_distance,
+    text_mass,
+    text_own_mass,
+)
 
 GROUP_BYTES = 2**26  # of one tensor that holds sums of a group of heads
 
 COLUMNS = "column_sums", "coverage", "coverage_key", "value_norms"
-RUNS = "frame_distance_mass", "text_mass", "pooled_map", "other_mass"
+FRAMES = "frame_distance_mass", "frame_mass"
+RUNS = *FRAMES, "text_mass", "text_own_mass", "pooled_map", "other_mass"
 QUANTILE = "threshold", "realised_rate", "mass_lost"
 
 
@@ -91,8 +100,11 @@ def _columns(
     found: dict[str, Tensor] = {}
     if question.text is not None and question.asks("text_mass"):
         found["text_mass"] = text_mass(sums, runs, question.text, question.grid)
-    if question.grid is not None and question.asks("frame_distance_mass"):
-        found["frame_distance_mass"] = frame_distance(sums, runs, question.grid)
+    if question.text is not None and question.asks("text_own_mass"):
+        found["text_own_mass"] = text_own_mass(sums, runs, question.text)
+    if question.grid is not None and question.asks(*FRAMES):
+        frames = found["frame_mass"] = frame_mass(sums, runs, question.grid)
+        found["frame_distance_mass"] = by_frame_distance(frames) / question.grid.frames
     if question.asks("pooled_map", "other_mass"):
         names = "pooled_map", "other_mass"
         found |= dict(zip(names, pooled_map(sums, runs, question), strict=True))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..grid import TokenGrid
-from ..measures.structure import by_frame_distance, by_spatial_distance
+from ..measures.structure import by_spatial_distance
 from .question import Question
 
 OUTSIDE = -1  # the frame of a query that is not video, the bin of one that is not in the map
@@ -16,22 +16,26 @@ OUTSIDE = -1  # the frame of a query that is not video, the bin of one that is n
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs of neighbouring queries, none across the border of a frame or of a bin of the map.
+    """Runs of neighbouring queries, none across the border of a frame, a bin or the text.
 
-    bounds: [S + 1] int32. frame, bin: [S] of each run, or OUTSIDE.
+    bounds: [S + 1] int32. frame, bin: [S] of each run, or OUTSIDE. text: [S] 1 where it is asked
+    what text queries do and the run is text, else OUTSIDE.
     """
 
     bounds: Tensor
     frame: Tensor
     bin: Tensor
+    text: Tensor
 
     @classmethod
     def of(cls, question: Question, queries: int) -> Runs:
-        labels = torch.full((2, max(queries, len(question.grid or ()))), OUTSIDE)
+        labels = torch.full((3, max(queries, len(question.grid or ()))), OUTSIDE)
         if (grid := question.grid) is not None:
             video = torch.arange(grid.video.start, grid.video.stop)
             labels[0, grid.video] = grid.unravel(video)[0]
             labels[1, question.map_grid.video] = question.map_grid.bins(question.map_size)
+        if question.text is not None and question.asks("text_own_mass"):
+            labels[2, question.text] = 1
         labels = labels[:, :queries]
         starts = (labels.diff() != 0).any(0).nonzero()[:, 0] + 1
         bounds = torch.cat([starts.new_tensor([0]), starts, starts.new_tensor([queries])])
@@ -55,14 +59,21 @@ def text_mass(sums: Tensor, runs: Runs, text: slice, grid: TokenGrid | None) -> 
     return part / max(1, int(runs.lengths[counted].sum()))
 
 
-def frame_distance(sums: Tensor, runs: Runs, grid: TokenGrid) -> Tensor:
-    """Mean mass of a video query on video keys by distance in frames, [n, F]."""
+def text_own_mass(sums: Tensor, runs: Runs, text: slice) -> Tensor:
+    """Mean mass of the text's queries on each text key, [n, T]."""
+    counted = runs.text != OUTSIDE
+    part = sums[:, counted.to(sums.device), text].sum(1, dtype=torch.float64)
+    return part / max(1, int(runs.lengths[counted].sum()))
+
+
+def frame_mass(sums: Tensor, runs: Runs, grid: TokenGrid) -> Tensor:
+    """Mean mass of a query of each frame on the keys of each frame, [n, F, F]."""
     video = runs.frame != OUTSIDE
     keys = sums[:, video.to(sums.device), grid.video].unflatten(-1, (grid.frames, -1))
     by_frame = keys.sum(-1, dtype=torch.float64)
     found = by_frame.new_zeros(len(sums), grid.frames, grid.frames)
     found.index_add_(1, runs.frame[video].to(sums.device), by_frame)
-    return by_frame_distance(found) / grid.video_tokens
+    return found / (grid.rows * grid.cols)
 
 
 def pooled_map(sums: Tensor, runs: Runs, question: Question) -> tuple[Tensor, Tensor]:

@@ -47,6 +47,21 @@ class Moment:
     excerpt: Excerpt | None = None
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What of a record a view shows. layers, head, step, branch: as in attention_map."""
+
+    layers: Selection
+    head: str
+    step: Selection
+    branch: str
+    item: int = 0
+
+    def calls(self, data: RecordData) -> tuple[Moment, list[Measurement]]:
+        """What was measured of each layer; see choose_calls."""
+        return choose_calls(data, self.layers, self.step, self.branch, self.item)
+
+
 def choose_panels(
     data: RecordData, layers: Selection, head: str, step: Selection, branch: str, item: int
 ) -> tuple[Moment, list[list[Panel]]]:
@@ -109,8 +124,13 @@ def _layers(data: RecordData, layers: Selection) -> list[int]:
 
 
 def _panels(data: RecordData, m: Measurement, head: str) -> list[Panel]:
+    return [_panel(data, m, name, at) for name, at in choose_heads(data, m, head)]
+
+
+def choose_heads(data: RecordData, m: Measurement, head: str) -> list[tuple[str, list[int]]]:
+    """The name of each panel of a layer, and which places of the measures' first axis it means."""
     if head.strip() == "mean":
-        return [_panel(data, m, "mean", list(range(len(m.heads))))]
+        return [("mean", list(range(len(m.heads))))]
     heads = parse_selection(head, "heads")
     named = heads.resolve(data.header.heads, "this record's model")
     chosen = [h for h in named if h in m.heads or not _open_ended(heads)]
@@ -121,7 +141,7 @@ def _panels(data: RecordData, m: Measurement, head: str) -> list[Panel]:
             f"heads {_list(m.heads)} were captured; choose from these, write mean, or widen the "
             "choice on VDiT Capture and sample again"
         )
-    return [_panel(data, m, str(h), [m.heads.index(h)]) for h in chosen]
+    return [(str(h), [m.heads.index(h)]) for h in chosen]
 
 
 def _panel(data: RecordData, m: Measurement, head: str, at: list[int]) -> Panel:

@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from ..edits import Change
-from ..program import Asker, Capture, Edit, Program, Spec, Window, chosen_heads, conflicts
+from ..program import Asker, Capture, Edit, Program, Spec, Window, acted_on, conflicts
 from ..record import Record
 from ..run import Run
 from ..selection import parse_selection, parse_where
@@ -87,7 +87,7 @@ class Watch:
         self._wanted: set[Site] = set()
         self.lines: list[str] = []
         for index, spec in enumerate(program):
-            self._wanted |= chosen_heads(spec.where, self._layout).keys()  # raises now if it must
+            self._wanted |= acted_on(spec, self._layout).keys()  # raises now if it must
             for asker, message in conflicts(program[:index], spec, self._layout):
                 self._tell(asker, message)
 

@@ -84,8 +84,8 @@ class PooledMap:
         return self.sums / (counts[:, None] * counts), self.others / counts
 
 
-class FrameDistance:
-    """Mean mass of video queries on video keys by distance in frames."""
+class FrameMass:
+    """Mean mass of the video queries of each frame on the video keys of each frame."""
 
     def __init__(self, grid: TokenGrid, heads: int, device: torch.device) -> None:
         self.grid = grid
@@ -97,6 +97,10 @@ class FrameDistance:
         self.sums.index_add_(1, frame, part.frames.double())
 
     def result(self) -> Tensor:
+        """[G, F, F], a row for each frame that looks."""
+        return self.sums / (self.grid.rows * self.grid.cols)
+
+    def by_distance(self) -> Tensor:
         """[G, F], entry d is the mass on frames d before or after the query's own."""
         return by_frame_distance(self.sums) / self.grid.video_tokens
 
