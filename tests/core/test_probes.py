@@ -54,11 +54,15 @@ def check_errors(found: dict[str, Tensor], case: Case, maps: Callable[[float], T
     dense = gate * maps(0.0) @ case.v.double()
     norm = dense.flatten(2).norm(dim=-1)
     torch.testing.assert_close(found["output_norm"], norm, rtol=1e-5, atol=1e-5)
+    entries = int((maps(0.0) > 0).sum((-2, -1)).min())
     for n, rate in enumerate(RATES):
-        wanted = (gate * maps(rate) @ case.v.double() - dense).flatten(2).norm(dim=-1)
-        torch.testing.assert_close(
-            found["output_error"][..., n], wanted, rtol=2e-4, atol=2e-5 * float(norm.max())
+        wanted, next_one = (
+            (gate * maps(at) @ case.v.double() - dense).flatten(2).norm(dim=-1)
+            for at in (rate, rate + 1 / entries)
         )
+        # In float32 the entry at the quantile itself may fall on either side of it.
+        slack = (next_one - wanted).abs() + 2e-4 * wanted + 2e-5 * norm.max()
+        assert bool(((found["output_error"][..., n] - wanted).abs() <= slack).all())
 
 
 @pytest.mark.parametrize("name", PLANS)
