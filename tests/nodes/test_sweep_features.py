@@ -13,10 +13,13 @@ from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from vdit_attention.tests.nodes import tiny
 from vdit_attention.vdit_core.edits.gate import Skip
-from vdit_attention.vdit_core.host.comfy import layout_of, program_of
+from vdit_attention.vdit_core.edits.replay import Replay
+from vdit_attention.vdit_core.host import kept
+from vdit_attention.vdit_core.host.comfy import attach, layout_of, program_of
 from vdit_attention.vdit_core.host.kept import swept
-from vdit_attention.vdit_core.program import Asker
-from vdit_attention.vdit_core.selection import parse_selection
+from vdit_attention.vdit_core.program import Asker, Keep
+from vdit_attention.vdit_core.selection import parse_selection, parse_where
+from vdit_attention.vdit_core.sources import Memory, Source
 from vdit_attention.vdit_core.sweep import OPERATIONS, sweep
 
 FRAMES = 7
@@ -72,3 +75,19 @@ def test_its_settings_are_part_of_the_key(
     for feature in pair:
         tiny.sample(entries(feature(model), tmp_path)[1], latent=latent)
     assert len([*tmp_path.iterdir()]) == 2
+
+
+def test_a_replayed_source_is_swept_but_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(kept, "tell", lambda _, line: told.append(line))
+    model, source = tiny.tiny_wan(), Source(Memory(lambda: 1 << 30))
+    tiny.sample(attach(model, Keep(Asker("Keep"), parse_where("all", "all"), source)), seed=5)
+    replaying = tiny.edited(model, Replay(source, 1.0))
+    asked = program_of(replaying), parse_selection("1", "layers"), OPERATIONS[0], False
+    (entry,) = swept(replaying, sweep(*asked, layout_of(model)), Asker("Sweep"), tmp_path)
+    by_hand = tiny.edited(model, Replay(source, 1.0), "1")
+    assert torch.equal(tiny.sample(entry), tiny.sample(by_hand))
+    assert told == ["1 of 1: layer 1; not kept: edits[0][0].source is a Source"]
+    assert not [*tmp_path.iterdir()]
