@@ -65,7 +65,7 @@ class VDiTSensitivity(io.ComfyNode):
                     "mean of its heads.",
                 ),
                 io.String.Input(
-                    "step",
+                    "steps",
                     default="all",
                     tooltip="Which captured steps to average, from 0: all, or numbers and ranges.",
                 ),
@@ -103,7 +103,7 @@ class VDiTSensitivity(io.ComfyNode):
         rate: float,
         limit: float,
         mass_lost: float,
-        step: str,
+        steps: str,
         branch: str,
         latent: Latent | None = None,
         sweep: str | None = None,
@@ -116,7 +116,7 @@ class VDiTSensitivity(io.ComfyNode):
             rate=rate,
             limit=limit,
             mass_lost=mass_lost,
-            step=parse_selection(step, "steps"),
+            step=parse_selection(steps, "steps"),
             branch=branch,
             sweep=sweep,
         )

@@ -30,7 +30,7 @@ INPUTS = {
     "VDiTSaveRecord": "record, latent, filename_prefix",
     "VDiTLoadRecord": "file",
     "VDiTTemperature": "model, temperature, layers, heads, start_percent, end_percent, branch, "
-    "region",
+    "region, schedule",
     "VDiTPairPrompts": "source, target",
     "VDiTPairLatent": "latent",
     "VDiTTransfer": "model, layers, heads, strength, region, start_percent, end_percent, branch",
@@ -47,6 +47,7 @@ INPUTS = {
     "VDiTSparsity": "model, sparsity, layers, heads, mode, renormalize, schedule, start_percent, "
     "end_percent, branch, block_size, reuse_steps, region",
     "VDiTCompareVideos": "a, b",
+    "VDiTSensitivity": "record, latent, target, rate, limit, mass_lost, steps, branch, sweep",
     "VDiTLayerSweep": "model, layers, operation, baseline, resume, folder",
     "VDiTSweepReport": "videos, labels, measure, spare, value, spared_value, reference, source",
 }
@@ -75,6 +76,7 @@ OUTPUTS = {
     "VDiTPerturb": "MODEL",
     "VDiTSparsity": "MODEL",
     "VDiTCompareVideos": "IMAGE, STRING, FLOAT, FLOAT",
+    "VDiTSensitivity": "IMAGE, STRING, STRING, STRING, FLOAT",
     "VDiTLayerSweep": "MODEL, STRING",
     "VDiTSweepReport": "IMAGE, IMAGE, STRING, STRING, STRING",
 }
