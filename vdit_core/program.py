@@ -152,6 +152,19 @@ def conflicts(program: Program, new: Spec, layout: Layout) -> list[tuple[Asker, 
     return messages
 
 
+def check_together(program: Program, layout: Layout) -> None:
+    """Raises ValueError for specs that this model, or the others, leave no room for."""
+    for check in (
+        check_text,
+        check_thresholds,
+        check_blocks,
+        check_probes,
+        check_regions,
+        check_sources,
+    ):
+        check(program, layout)
+
+
 def check_blocks(program: Program, layout: Layout) -> None:
     """Raises ValueError for blocks in a layer that mixes two maps, which have other blocks each."""
     edits = [s for s in program if isinstance(s, Edit)]
