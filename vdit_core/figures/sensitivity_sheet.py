@@ -110,8 +110,8 @@ def _draw_sweep(page: Page, x: int, high: int, sweep: Sweep, rate: float) -> Non
     axes.locator_params(nbins=5)
     for layer, error, change in zip(sweep.layers, errors, sweep.changes, strict=True):
         if len(sweep.layers) <= _NAMED or _stands_out(error, errors):
-            place = {"xytext": (8, 4), "textcoords": "offset points"}
-            axes.annotate(f"{layer}", (error, change), size=15, color=INK, **place)
+            at, beside = (error, change), (8, 4)
+            axes.annotate(f"{layer}", at, beside, textcoords="offset points", size=15, color=INK)
     page.text(x, TOP - 40, f"rank correlation {_signed(sweep.rho)}", size=17)
     page.text(x, TOP - 14, "a dot for each layer", size=16, colour=FAINT)
     under = f"probe: change at {100 * rate:g} % dropped (%)"
