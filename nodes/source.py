@@ -68,6 +68,7 @@ class VDiTRecordSource(io.ComfyNode):
                 sockets.Source.Output("source", tooltip="What was kept, once it is sampled."),
             ],
             hidden=[io.Hidden.unique_id],
+            not_idempotent=True,  # or two nodes with equal inputs would share one source
         )
 
     @classmethod

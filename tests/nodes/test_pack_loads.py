@@ -183,12 +183,15 @@ def test_every_node_is_shown_in_a_workflow(name: str) -> None:
     assert name in shown
 
 
-def test_two_captures_with_equal_inputs_do_not_share_a_record(pack: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["VDiTCapture", "VDiTRecordSource"])
+def test_two_nodes_with_equal_inputs_do_not_share_a_mailbox(
+    name: str, pack: dict[str, Any]
+) -> None:
     """ComfyUI's cache gives nodes of equal inputs one output, unless they ask for their own."""
     prompt = {
         "1": {"class_type": "VDiTToyWorld", "inputs": {"variant": "wan"}},
-        "2": {"class_type": "VDiTCapture", "inputs": {"model": ["1", 0]}},
-        "3": {"class_type": "VDiTCapture", "inputs": {"model": ["1", 0]}},
+        "2": {"class_type": name, "inputs": {"model": ["1", 0]}},
+        "3": {"class_type": name, "inputs": {"model": ["1", 0]}},
     }
 
     class Unchanged:
