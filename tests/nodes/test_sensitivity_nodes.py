@@ -27,7 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "rate": 0.7,
     "limit": 0.1,
     "mass_lost": 0.05,
-    "step": "all",
+    "steps": "all",
     "branch": "both",
 }
 
