@@ -18,7 +18,8 @@ def merged(records: Sequence[RecordData]) -> RecordData:
     first = records[0]
     if len(records) == 1:
         return first
-    measurements, cross = list[Measurement](), list[CrossMeasurement]()
+    measurements: list[Measurement] = []
+    cross: list[CrossMeasurement] = []
     videos = 0
     for number, data in enumerate(records):
         _check(first.header, data.header, number)

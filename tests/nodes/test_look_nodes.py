@@ -132,7 +132,8 @@ def test_a_statistic_is_a_picture_a_preview_and_a_table(
 
 
 def test_each_video_of_the_batch_has_its_picture_and_table() -> None:
-    record, latent = captured(batch=2, sparsity=True, structure=True, sinks=True)
+    every = ("sparsity", "structure", "sinks", "sensitivity", "temperatures")
+    record, latent = captured(batch=2, **dict.fromkeys(every, True))
     for statistic in STATISTICS:
         image, report, csv = read(record, latent, statistic=statistic).result
         assert image.shape[0] == 2

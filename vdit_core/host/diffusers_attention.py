@@ -104,7 +104,7 @@ class Listener(TorchFunctionMode):
         here = slice(rows.start - guests, rows.stop)
         label = call.run.call(site, call.branches[here], call.items[here], guests=guests)
         out = call.run.attend(label, operands)
-        return function(*args, **kwargs) if out is None else out[guests:]
+        return function(*args, **kwargs) if out is None else out
 
     def _taken(self, count: int) -> tuple[ModelCall, Site, slice]:
         """Which site is attending, and for which rows: some processors go through them in turn."""
