@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Set up what VDiT Attention needs beside it, and run its demo, its tests or ComfyUI itself.
 
-  python3 dev.py demo [--out DIR] [--quick]   run the whole loop on the toy model, leave a gallery
+  python3 dev.py demo [--out DIR] [--quick|--full]   the whole loop on the toy model, a gallery
   python3 dev.py bench [--quick] [--json FILE]   time and memory beside torch's own attention
   python3 dev.py test [pytest arguments]      run all tests, or those named
   python3 dev.py matrix [VERSIONS] [pytest arguments]   tests against ComfyUI old and new, a table

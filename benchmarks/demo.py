@@ -1,6 +1,9 @@
 """The whole loop on the toy model: run every toy workflow in the real ComfyUI, then all studies.
 
-    python3 dev.py demo [--out DIR] [--quick]
+    python3 dev.py demo [--out DIR] [--quick | --full]
+
+The studies that sample for minutes get few samples, or the demo would take half an hour; --full
+gives them all theirs, --quick few to the others too.
 
 It leaves a gallery, index.html to open and report.json to read by machine, and ends with status 1
 if a workflow or a study failed or a number does not keep to its limit.
@@ -30,19 +33,23 @@ from .workflow_api import Json, WorkflowError, to_prompt
 
 DESCRIPTION = "Run the whole loop on the toy model and leave a gallery."
 TIMED = "cost"  # its numbers are times, which other work would spoil
-LONGEST = ("transfer_near", "transfer_far", "toy_world")
+LONG = ("transfer_near", "transfer_far", "sinks", "sensitivity", "structure")
+LONGEST = ("toy_world", *LONG)  # in the order in which they begin
 TOY_WORKFLOWS = [name for name in WORKFLOWS if name.startswith("toy_")]
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="dev.py demo", description=DESCRIPTION)
     parser.add_argument("--out", type=Path, default=Path("gallery"), help="folder of the gallery")
-    parser.add_argument("--quick", action="store_true", help="fewer samples in the studies")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="few samples in all studies")
+    size.add_argument("--full", action="store_true", help="all samples in the long studies too")
     options = parser.parse_args(arguments)
     folder: Path = options.out.resolve()
     try:
         check_folder(folder)
-        report = make_report(options.quick)
+        flag = "--quick" if options.quick else "--full" if options.full else ""
+        report = make_report(flag)
         publish(report, render(report), folder)
     except (FolderInUse, ServerProblem) as problem:
         print(f"error: {problem}", file=sys.stderr)
@@ -50,16 +57,16 @@ def main(arguments: list[str] | None = None) -> int:
     return conclude(report, folder)
 
 
-def make_report(quick: bool) -> Report:
-    """Run everything; what fails is in the report."""
+def make_report(flag: str) -> Report:
+    """Run everything; what fails is in the report. flag: --quick, --full or empty."""
     began = time.monotonic()
     print("Starting ComfyUI ...", flush=True)
     with ComfyServer() as server:
-        report = Report(gather_facts(server, quick))
+        report = Report(gather_facts(server, flag))
         schemas = server.object_info()
         for name in TOY_WORKFLOWS:
             run_workflow(server, name, schemas, report)
-    measure_all(quick, report)
+    measure_all(flag, report)
     report.facts["Time"] = f"{time.monotonic() - began:.0f} s in all"
     return report
 
@@ -125,19 +132,20 @@ def collect(
         outcome.pictures.append(Picture(title, file, server.view(**image)))
 
 
-def measure_all(quick: bool, report: Report) -> None:
+def measure_all(flag: str, report: Report) -> None:
     """Run the studies side by side, one core each; the one that takes times runs alone, last."""
     others = [name for name in study_names() if name != TIMED]
-    others.sort(key=lambda name: name not in LONGEST)
+    others.sort(key=lambda name: LONGEST.index(name) if name in LONGEST else len(LONGEST))
     say(f"studies: {', '.join([*others, TIMED])} ...")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda name: measure(name, quick, report), others))
-    measure(TIMED, quick, report)
+        list(pool.map(lambda name: measure(name, flag, report), others))
+    measure(TIMED, flag, report)
 
 
-def measure(name: str, quick: bool, report: Report) -> None:
+def measure(name: str, flag: str, report: Report) -> None:
     """Run one study in a process of its own and put its numbers into the report."""
     try:
+        quick = flag == "--quick" or (name in LONG and flag != "--full")
         checks, seconds = run_apart(name, quick)
     except StudyFailed as problem:
         report.failures.append(Failure(f"study {name}", str(problem)))

@@ -17,13 +17,13 @@ from .client import ComfyClient
 PACK = Path(__file__).parent.parent
 
 
-def gather_facts(server: ComfyClient, quick: bool) -> dict[str, str]:
+def gather_facts(server: ComfyClient, flag: str) -> dict[str, str]:
     """The machine, the versions, the date and the command, as lines of text."""
     stats = json.loads(server.send("/system_stats"))
     system = stats["system"]
     devices = ", ".join(device["name"] for device in stats["devices"])
     return {
-        "Made with": "python3 dev.py demo" + (" --quick" if quick else ""),
+        "Made with": f"python3 dev.py demo {flag}".strip(),
         "Date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "Machine": f"{processor()}, {os.cpu_count()} cores, {memory()}, computing on {devices}",
         "System": platform.platform(terse=True),
