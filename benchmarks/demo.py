@@ -90,7 +90,7 @@ def run_workflow(server: ComfyServer, name: str, schemas: Json, report: Report) 
     say(f"{name:24} {seconds:6.1f} s{'':30}")
     report.outcomes.append(outcome)
     found = [Check(name, seconds, "s", group="workflows")]
-    found += [c for title, text in outcome.texts.items() for c in compared(title, text)]
+    found += [c for title, text in outcome.texts.items() for c in compared(name, title, text)]
     if name == "toy_attention_maps":
         found += entropies(server.view(RECORD, "vdit"))
     report.checks += [check.to_json() for check in found]

@@ -14,9 +14,9 @@ RECORD = "toy_record_00001_.safetensors"  # of toy_attention_maps, in the output
 COMPARISON = re.compile(r"^(PSNR|SSIM) \(([^)]*)\)\s+([\d.]+)", re.MULTILINE)
 
 
-def compared(title: str, text: str) -> list[Check]:
+def compared(workflow: str, title: str, text: str) -> list[Check]:
     """PSNR and SSIM in the report of VDiT Compare Videos; nothing in other texts."""
-    videos = title.removesuffix(", in numbers")
+    videos = f"{workflow}, " + title.removesuffix(", in numbers")
     units = {"PSNR": "dB", "SSIM": "1 = alike"}
     return [
         Check(f"{videos}: {name}", float(value), units[name], group="comparison")

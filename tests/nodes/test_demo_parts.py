@@ -150,8 +150,13 @@ def test_numbers_for_people(value: float | None, text: str) -> None:
 
 
 def test_reads_the_numbers_of_a_comparison() -> None:
-    found = {c.name: c.value for c in compared("Source against edit, in numbers", COMPARISON)}
-    assert found == {"Source against edit: PSNR": 13.48, "Source against edit: SSIM": 0.552}
+    found = {
+        c.name: c.value for c in compared("toy", "Source against edit, in numbers", COMPARISON)
+    }
+    assert found == {
+        "toy, Source against edit: PSNR": 13.48,
+        "toy, Source against edit: SSIM": 0.552,
+    }
 
 
 def test_publishes_all_files(tmp_path: Path) -> None:
