@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,12 @@ CROSS = WAN, LTX_VIDEO
 
 def captured(family: Family, layers: str = "all", **how: Any) -> tuple[RecordData, list[Seen]]:
     """A record with the text of some layers, and every attention call of the blocks."""
+    model = how.pop("model", None) or family.make()
     with pytest.MonkeyPatch.context() as patch:
         spy = Spy(core.attention_pytorch)
         patch.setattr(f"{family.module}.optimized_attention", spy)
-        model = how.pop("model", None) or family.make()
+        if hasattr(import_module(family.module), "optimized_attention_masked"):  # of older LTX
+            patch.setattr(f"{family.module}.optimized_attention_masked", spy)
         where, at, record = parse_where(layers, "0,2"), parse_selection("all", "steps"), Record()
         model = attach(model, Capture(Asker("Capture"), where, at, record, more=("text",)))
         family.sample(model, steps=1, **how)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..measures.spectrum import SortedRows
 
-CACHE_BYTES = 2**22  # per thread: larger tiles leave the cache, smaller ones cost more calls
+CACHE_BYTES = 6 * 2**20  # per thread: larger tiles leave the cache, smaller ones cost more calls
 MOST_THREADS = 4  # that tiles grow for, so that memory stays small on large machines
 GPU_BYTES = 2**26
 FEWEST = 32  # queries in a tile, for a matrix product worth its name, where memory allows
