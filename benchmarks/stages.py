@@ -105,7 +105,8 @@ def tell(
 def compare(canvas: Canvas, a: Socket, b: Socket, title: str) -> None:
     """Put the comparison of two videos on the canvas."""
     found = canvas.add("VDiTCompareVideos", title=title, a=a, b=b)
-    canvas.add("PreviewAny", title=f"{title}, in numbers", source=found["report"])
+    told = f"{title}, in numbers"
+    canvas.add("PreviewAny", title=told, wide=max(260, 80 + 8 * len(told)), source=found["report"])
 
 
 def transfer(canvas: Canvas, world: World, note: str, layers: str) -> None:

@@ -36,6 +36,7 @@ class VDiTCompareVideos(io.ComfyNode):
                     "PSNR", tooltip="In dB, over all frames; 100 stands for identical videos."
                 ),
                 io.Float.Output("SSIM", tooltip="Mean over the frames; 1 for identical videos."),
+                sockets.csv_output(),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
@@ -45,7 +46,8 @@ class VDiTCompareVideos(io.ComfyNode):
     def execute(cls, a: Tensor, b: Tensor) -> io.NodeOutput:
         result = compare_videos(a, b)
         preview = ui.PreviewImage(result.image, cls=cls)
-        return io.NodeOutput(result.image, result.report, result.psnr, result.ssim, ui=preview)
+        numbers = result.report, result.psnr, result.ssim, result.table.csv()
+        return io.NodeOutput(result.image, *numbers, ui=preview)
 
 
 NODES = [VDiTCompareVideos]

@@ -75,7 +75,7 @@ OUTPUTS = {
     "VDiTSkipHeads": "MODEL",
     "VDiTPerturb": "MODEL",
     "VDiTSparsity": "MODEL",
-    "VDiTCompareVideos": "IMAGE, STRING, FLOAT, FLOAT",
+    "VDiTCompareVideos": "IMAGE, STRING, FLOAT, FLOAT, STRING",
     "VDiTSensitivity": "IMAGE, STRING, STRING, STRING, FLOAT",
     "VDiTLayerSweep": "MODEL, STRING",
     "VDiTSweepReport": "IMAGE, IMAGE, STRING, STRING, STRING",

@@ -9,16 +9,18 @@ from torch import Tensor
 from .compare_sheet import draw_comparison
 from .pictures import colours_of
 from .scores import PSNR_CAP, Scores, score
+from .table import Table
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """image: [1, H, W, 3] float 0..1. report: a table as text. psnr: dB. ssim: up to 1."""
+    """image: [1, H, W, 3] float 0..1. report: as text. psnr: dB. ssim: up to 1. table: by frame."""
 
     image: Tensor
     report: str
     psnr: float
     ssim: float
+    table: Table
 
 
 def compare_videos(a: Tensor, b: Tensor) -> Comparison:
@@ -32,7 +34,14 @@ def compare_videos(a: Tensor, b: Tensor) -> Comparison:
         )
     scores = score(a, b)
     image = draw_comparison(a, b, scores)
-    return Comparison(image, _report(a, scores), scores.psnr, scores.ssim)
+    return Comparison(image, _report(a, scores), scores.psnr, scores.ssim, _table(scores))
+
+
+def _table(scores: Scores) -> Table:
+    columns = scores.frame_psnr, scores.frame_ssim, 255 * scores.difference, 255 * scores.peak
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    names = "frame", "PSNR (dB)", "SSIM", "mean |a − b| (of 255)", "largest |a − b| (of 255)"
+    return Table(names, [[frame, *row] for frame, row in enumerate(rows)])
 
 
 def _report(a: Tensor, scores: Scores) -> str:
