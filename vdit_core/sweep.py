@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from .plan import UNTOUCHED
-from .program import EDITED, Edit, Program, chosen_heads
+from .program import Edit, Program, chosen_heads
 from .selection import Selection, parse_selection
 from .sites import Call, Layout
 
@@ -35,7 +35,7 @@ def sweep(
     """
     if operation not in OPERATIONS:
         raise ValueError(f"operation: got {operation!r}, allowed are {', '.join(OPERATIONS)}")
-    chosen = layers.resolve(len(layout.of_kind(EDITED)))
+    chosen = layers.resolve(layout.layers)
     if not chosen:
         raise ValueError(f"layers: {layers.text!r} names no layer, so there is nothing to sweep")
     _check_edits(program, chosen, layout)

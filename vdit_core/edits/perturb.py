@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..plan import AttentionPlan, MapMix
 from ..sites import Call
+from .shared import check_strength
 
 MAPS = ("identity", "uniform")
 
@@ -27,8 +28,7 @@ class Perturb:
     def __post_init__(self) -> None:
         if self.map not in MAPS:
             raise ValueError(f"map: got {self.map!r}, allowed are {' and '.join(MAPS)}")
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength: got {self.strength}, allowed is 0 to 1")
+        check_strength(self.strength)
 
     @property
     def neutral(self) -> bool:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..plan import AttentionPlan
-from ..plan import Source as SourceRows
 from ..sites import Call
 from ..sources import Source
+from .shared import check_strength, follow
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,7 @@ class Replay:
     rehearses = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength: got {self.strength}, allowed is 0 to 1")
+        check_strength(self.strength)
 
     @property
     def neutral(self) -> bool:
@@ -38,5 +36,4 @@ class Replay:
         return self.source
 
     def apply(self, plan: AttentionPlan, call: Call, chosen: Tensor) -> AttentionPlan:
-        source = SourceRows(call.guest_rows(), torch.where(chosen, self.strength, 0.0))
-        return plan.within(self.region, lambda part: part.sourced(chosen, source))
+        return follow(plan, call.guest_rows(), chosen, self.strength, self.region)

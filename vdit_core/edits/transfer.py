@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from ..plan import AttentionPlan, Source
+from ..plan import AttentionPlan
 from ..sites import Call
+from .shared import check_strength, follow
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,7 @@ class PairTransfer:
     rehearses = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength: got {self.strength}, allowed is 0 to 1")
+        check_strength(self.strength)
 
     @property
     def neutral(self) -> bool:
@@ -35,5 +34,4 @@ class PairTransfer:
         return "pair"
 
     def apply(self, plan: AttentionPlan, call: Call, chosen: Tensor) -> AttentionPlan:
-        source = Source(call.source_rows(), torch.where(chosen, self.strength, 0.0))
-        return plan.within(self.region, lambda part: part.sourced(chosen, source))
+        return follow(plan, call.source_rows(), chosen, self.strength, self.region)
