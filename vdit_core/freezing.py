@@ -39,8 +39,7 @@ class Frozen:
             if call.sigma > self._schedule.sigmas[edit.change.pivot] * (1 + 1e-4):
                 continue
             for row in call.rows(edit.branch).nonzero()[:, 0].tolist():
-                mask = None if x.mask is None or x.mask.shape[0] == 1 else x.mask[row]
-                kept = Kept(x.q[row].clone(), x.k[row].clone(), mask)
+                kept = Kept(x.q[row].clone(), x.k[row].clone(), x.own_mask(row))
                 self._kept.setdefault(_row(edit, call, row), (call.evaluation, kept))
 
     def ready(self, edit: Edit, call: Call) -> bool:
@@ -55,7 +54,5 @@ class Frozen:
 
 
 def _row(edit: Edit, call: Call, row: int) -> _Row:
-    prompt = call.prompts[row] if call.prompts else 0
     assert isinstance(edit.change, Freeze)
-    where = call.site, edit.change.pivot, call.branches[row], prompt, call.items[row]
-    return (*where, call.excerpt)
+    return call.site, edit.change.pivot, *call.label(row), call.excerpt

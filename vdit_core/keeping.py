@@ -28,7 +28,6 @@ class Keeper:
     ) -> None:
         self.spec, self.chosen, self.layout, self.schedule = spec, chosen, layout, schedule
         self.kept: list[Key] = []
-        self.nbytes = 0
         self._say = say
 
     def hear(self, call: Call, x: Operands) -> bool:
@@ -44,12 +43,10 @@ class Keeper:
             q, k = (part[row, heads].to(DTYPES[spec.dtype]).cpu() for part in (x.q, x.k))
             if not self.kept:
                 self._check_room((q.nbytes + k.nbytes) * len(rows))
-            mask = None if x.mask is None or x.mask.shape[0] == 1 else x.mask[row].cpu()
-            prompt = call.prompts[row] if call.prompts else 0
-            key = call.site.name, call.evaluation, call.branches[row], prompt, call.items[row]
-            spec.source.shelf.put(key, Kept(q, k, mask))
+            mask = x.own_mask(row)
+            key = call.site.name, call.evaluation, *call.label(row)
+            spec.source.shelf.put(key, Kept(q, k, None if mask is None else mask.cpu()))
             self.kept.append(key)
-            self.nbytes += q.nbytes + k.nbytes
         return bool(rows)
 
     def header(self, levels: tuple[float, ...], latent: tuple[int, ...]) -> SourceHeader:

@@ -26,3 +26,7 @@ class Operands:
     dense: Dense
     grid: Callable[[], TokenGrid]
     prompts: Tensor | None = None
+
+    def own_mask(self, row: int) -> Tensor | None:
+        """The mask of one row, [1 or H, 1 or Lq, Lk], where rows differ in it."""
+        return None if self.mask is None or self.mask.shape[0] == 1 else self.mask[row]

@@ -154,12 +154,12 @@ def _check_level(name: str, header: SourceHeader, call: Call) -> None:
 
 def _key(name: str, header: SourceHeader, call: Call, row: int) -> Key:
     """What the source calls the row that a row takes its map from."""
-    several = header.latent[0] > 1
-    item, prompt = call.items[row] if several else 0, call.prompts[row] if call.prompts else 0
-    key = call.site.name, call.evaluation, call.branches[row], prompt, item
+    branch, prompt, item = call.label(row)
+    item = item if header.latent[0] > 1 else 0  # a source of one video serves all
+    key = call.site.name, call.evaluation, branch, prompt, item
     if key not in header.keys:
         raise ValueError(
-            f"{name}: the source holds no {call.branches[row]} call of video {item} (prompt "
+            f"{name}: the source holds no {branch} call of video {item} (prompt "
             f"{prompt}); use the same cfg and batch, or choose another branch"
         )
     return key

@@ -124,6 +124,10 @@ class Call:
         rows[: self.guests] = False
         return rows
 
+    def label(self, row: int) -> tuple[str, int, int]:
+        """Branch, prompt of it, and item of a row."""
+        return self.branches[row], self.prompts[row] if self.prompts else 0, self.items[row]
+
     def with_guests(self, of: list[int]) -> Call:
         """The call with a guest in front for each of some rows, labelled like it."""
         first = [tuple(labels[row] for row in of) for labels in (self.branches, self.items)]
@@ -140,8 +144,7 @@ class Call:
 
     def guest_rows(self) -> Tensor:
         """For each row the guest that is labelled like it, or else itself. [B] int64"""
-        prompts = self.prompts or (0,) * len(self.items)
-        labels = list(zip(self.branches, self.items, prompts, strict=True))
+        labels = [self.label(row) for row in range(len(self.items))]
         guests = {label: n for n, label in enumerate(labels[: self.guests])}
         return torch.tensor([guests.get(label, n) for n, label in enumerate(labels)])
 
