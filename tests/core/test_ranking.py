@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from vdit_attention.vdit_core.ranking import share_of
 
 NUMBERS = {
