@@ -64,9 +64,11 @@ class Tile:
         By weight where none is too small for that, which spares an exponential, or else by log.
         """
         weights, known = self.weights[head], (self.log_total[head], self.allowed[head])
-        smallest = math.log(torch.finfo(weights.dtype).tiny)
-        if self.shifted is not None and float(self.shifted[head].min()) > smallest:
-            return SortedRows.sort(weights, *known, work=self.shifted[head], in_logs=False)
+        underflow = math.log(torch.finfo(weights.dtype).tiny)
+        if self.shifted is not None:
+            smallest = self.shifted[head].amin(-1).min()  # by rows first: vectorised
+            if float(smallest) > underflow:
+                return SortedRows.sort(weights, *known, work=self.shifted[head], in_logs=False)
         return SortedRows.sort(self.logs[head], *known, work=weights)
 
 
