@@ -88,27 +88,53 @@ def with_guests(
     if not wanted:
         return call, x
     edit = edits[-1]  # all are of one origin, see check_sources
-    name, kept = edit.asker.name, [_found(edit, frozen, call, row) for row in wanted]
-    if kept[0].q.shape[1] != x.q.shape[2]:
-        raise ValueError(
-            f"{name}: {call.site} has {x.q.shape[2]} tokens, the source {kept[0].q.shape[1]}; use "
-            "the same size and, where video and text attend together, prompts of the same length"
-        )
+    kept = [_found(edit, frozen, call, row) for row in wanted]
+    _check_lengths(edits, call, x, kept)
     heads = torch.tensor(_heads(edit, call)).to(x.q.device)
 
     def joined(own: Tensor, field: str) -> Tensor:
         guests = own[wanted].clone()
-        guests[:, heads] = torch.stack([getattr(one, field) for one in kept]).to(own)
+        for guest, one in zip(guests, kept, strict=True):
+            here, there = _shared_tokens(x, one)
+            guest[heads, here] = getattr(one, field)[:, there].to(own)
         return torch.cat([guests, own])
 
     mask = x.mask
     if mask is not None and mask.shape[0] > 1:
-        assert all(one.mask is not None for one in kept)
-        mask = torch.cat([*(one.mask[None].to(mask) for one in kept if one.mask is not None), mask])
+        own = mask[wanted]
+        masks = [o if _differs(x, one) else one.mask for o, one in zip(own, kept, strict=True)]
+        assert all(each is not None for each in masks)
+        mask = torch.cat([*(each[None].to(mask) for each in masks if each is not None), mask])
     lengths = x.prompts if x.prompts is None else torch.cat([x.prompts[wanted], x.prompts])
     values = torch.cat([x.v[wanted], x.v])
     more = replace(x, q=joined(x.q, "q"), k=joined(x.k, "k"), v=values, mask=mask)
     return call.with_guests(wanted), replace(more, prompts=lengths)
+
+
+def _check_lengths(edits: Sequence[Edit], call: Call, x: Operands, kept: Sequence[Kept]) -> None:
+    """Raises ValueError where an edit follows text that is longer or shorter than the source's."""
+    lengths = dict.fromkeys(one.q.shape[1] for one in kept if _differs(x, one))
+    for edit in edits if lengths else ():
+        if edit.change.region == "all":
+            raise ValueError(
+                f"{edit.asker.name}: {call.site} has {x.q.shape[2]} tokens, the source "
+                f"{', '.join(map(str, lengths))}: video and text attend together and the prompts "
+                "differ in length; choose region video→video, or prompts of as many tokens"
+            )
+
+
+def _differs(x: Operands, one: Kept) -> bool:
+    return one.q.shape[1] != x.q.shape[2]
+
+
+def _shared_tokens(x: Operands, one: Kept) -> tuple[slice, slice]:
+    """The tokens of a call that a source can stand for, and where it has them: all, or the video's
+    where the text beside it differs in length."""
+    if not _differs(x, one):
+        return slice(None), slice(None)
+    here = x.grid().video
+    start = here.start + one.q.shape[1] - x.q.shape[2] if here.start else 0
+    return here, slice(start, start + here.stop - here.start)
 
 
 def settled(call: Call, x: Operands, plan: AttentionPlan) -> tuple[Call, Operands, AttentionPlan]:

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from .files import write_tensors
 
 VERSION = 1
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -112,7 +114,7 @@ class Folder:
     def put(self, key: Key, kept: Kept) -> None:
         self._partial.mkdir(parents=True, exist_ok=True)
         tensors = {k: v.contiguous() for k, v in vars(kept).items() if v is not None}
-        save_file(tensors, self._partial / _file(key))
+        write_tensors(self._partial / _file(key), tensors)
 
     def get(self, key: Key) -> Kept:
         """A row; those that will be asked for next are read meanwhile."""

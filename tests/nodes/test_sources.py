@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,20 @@ def test_a_cancelled_sampling_leaves_nothing(model: ModelPatcher, tmp_path: Path
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="nothing has been kept yet"):
         replayed(model, source)
+
+
+def test_a_disk_that_takes_no_more_is_said_and_leaves_nothing(
+    model: ModelPatcher, tmp_path: Path
+) -> None:
+    """Stands for a full disk: no file may grow beyond 100 bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*Make room, or write less"):
+            kept(model, Folder(tmp_path / "source"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unfinished_folder_is_refused(tmp_path: Path) -> None:
