@@ -298,6 +298,13 @@ SECTIONS = (
         "a ratio to that of plain torch in the same dtype. 3 × 5 × 7 tokens.",
     ),
     Section(
+        "recorded",
+        "Is a recorded transfer the transfer of a pair?",
+        "Source videos sampled once with their queries and keys kept, and replayed in the "
+        "targets. In batches of equal size there may be no other bit; otherwise matrix products "
+        "round differently.",
+    ),
+    Section(
         "unchanged",
         "Does everything else stay as it was?",
         "Values of the sampled latent that differ. There may be none.",
