@@ -47,7 +47,7 @@ def run(quick: bool = False) -> list[Check]:
     return [
         at_most("fp32, equal batches: values that differ", _differing(same, pair), 0, note=note),
         at_most("disk, not memory: values that differ", _differing(disk, same), 0, note=note),
-        share("fp32, batches of half the size", alone, 0.01),
+        share("fp32, batches of half the size", alone, 1e-4),
         share("bf16, batches of half the size", coarse, 0.2),
     ]
 
