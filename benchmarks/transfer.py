@@ -81,7 +81,7 @@ def outcomes(pairs: Pairs, settings: SamplerSettings | None = None) -> dict[str,
     """The outcome of every way to transfer, by its name."""
     settings = settings or SamplerSettings(steps=STEPS)
     model, clip, vae = load_toy_world()
-    layers = len(layout_of(model).of_kind(frozenset({"self"})))
+    layers = layout_of(model).layers
 
     def latents(patched: ModelPatcher, sources: Sequence[Scene], seeds: Sequence[int]) -> Tensor:
         """Source and target rows in turn, [2·n, 16, 5, 8, 8]."""

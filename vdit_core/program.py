@@ -13,11 +13,10 @@ from .edits.transfer import PairTransfer
 from .plan import REGIONS
 from .record import Record
 from .selection import HeadList, Selection
-from .sites import BRANCHES, Kind, Layout, Site, in_runs
+from .sites import BRANCHES, Layout, Site, in_runs
 from .sources import DTYPES, Source
 
 SOURCED = PairTransfer | Replay | Freeze  # edits of the field `source`
-EDITED: frozenset[Kind] = frozenset({"self", "joint"})
 
 
 @dataclass(frozen=True)
@@ -113,8 +112,7 @@ def check_branch(branch: str) -> None:
 
 def chosen_heads(where: HeadList, layout: Layout) -> dict[Site, tuple[int, ...]]:
     """Sites and heads a spec names in this model. Raises ValueError for those that do not exist."""
-    sites = layout.of_kind(EDITED)
-    by_layer = where.resolve(tuple(site.heads for site in sites))
+    by_layer, sites = where.resolve(layout.heads), layout.numbered
     return {sites[layer]: heads for layer, heads in by_layer.items() if heads}
 
 

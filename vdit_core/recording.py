@@ -173,11 +173,10 @@ class Recorder:
 
     def _header(self, grid: TokenGrid) -> Header:
         capture = self.capture
-        sites = self.layout.of_kind(frozenset({"self", "joint"}))
         return Header(
             self.layout.family,
-            len(sites),
-            max(site.heads for site in sites),
+            self.layout.layers,
+            max(self.layout.heads),
             grid,
             capture.map_size,
             self.schedule.sigmas,

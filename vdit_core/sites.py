@@ -68,11 +68,18 @@ class Layout:
     @property
     def layers(self) -> int:
         """How many layers a layer text may name."""
-        return len(self.of_kind(frozenset({"self", "joint"})))
+        return len(self.numbered)
 
-    def of_kind(self, kinds: frozenset[Kind]) -> tuple[Site, ...]:
-        """Sites of the given kinds in layer order."""
-        return tuple(sorted((s for s in self.sites if s.kind in kinds), key=lambda s: s.layer))
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """How many heads each layer has."""
+        return tuple(site.heads for site in self.numbered)
+
+    @property
+    def numbered(self) -> tuple[Site, ...]:
+        """The attention that a layer text names, self or joint, in layer order."""
+        found = (site for site in self.sites if site.kind != "cross")
+        return tuple(sorted(found, key=lambda site: site.layer))
 
     def of_text(self) -> tuple[Site, ...]:
         """The cross-attention to the text in layer order; what comes before it is to an image."""

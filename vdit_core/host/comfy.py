@@ -21,7 +21,7 @@ from torch import Tensor
 from ..grid import TokenGrid
 from ..models import find_layout
 from ..operands import Operands
-from ..program import EDITED, Asker, Program, Spec, chosen_heads, conflicts
+from ..program import Asker, Program, Spec, chosen_heads, conflicts
 from ..record import Turn
 from ..run import Run
 from ..sites import Evaluation, Excerpt, Layout, Site
@@ -71,7 +71,7 @@ def layout_of(model: ModelPatcher) -> Layout:
 
 def head_counts(model: ModelPatcher) -> tuple[int, ...]:
     """How many heads each layer has that a layer text may name."""
-    return tuple(site.heads for site in layout_of(model).of_kind(EDITED))
+    return layout_of(model).heads
 
 
 def layer_count(model: ModelPatcher) -> int:

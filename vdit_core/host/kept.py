@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..kept import Finished, load_finished, save_finished
 from ..keys import Few, Unkeyed, key_of
-from ..program import EDITED, Asker, Edit, Program
+from ..program import Asker, Edit, Program
 from ..sources import Source
 from ..sweep import Entry, acting_layers
 from .comfy import PROGRAM_KEY, layout_of, tell, with_program
@@ -143,10 +143,9 @@ def _windows(options: dict[str, Any]) -> dict[str, object]:
 def _edits(program: Program, patcher: ModelPatcher) -> list[object]:
     """What the edits do in this model, whichever way they were written."""
     layout = layout_of(patcher)
-    heads = tuple(site.heads for site in layout.of_kind(EDITED))
     edits = [spec for spec in program if isinstance(spec, Edit)]
     return [
-        (edit.change, edit.where.resolve(heads), edit.window, edit.branch)
+        (edit.change, edit.where.resolve(layout.heads), edit.window, edit.branch)
         for edit in edits
         if acting_layers(edit, layout)
     ]
