@@ -11,6 +11,7 @@ from .edits.replay import Replay
 from .edits.sparsity import Sparsify
 from .edits.transfer import PairTransfer
 from .plan import REGIONS
+from .ranking import Ranked
 from .record import Record
 from .selection import HeadList, Selection
 from .sites import BRANCHES, Layout, Site, in_runs
@@ -44,13 +45,24 @@ class Asker:
 
 @dataclass(frozen=True)
 class Edit:
-    """One change for chosen heads, part of the schedule and one or both branches."""
+    """One change for chosen heads, part of the schedule and one or both branches.
+
+    ranked: which of the heads in `where`, told by the sampling itself; None for all of them.
+    remark: what the node is to say of its choice.
+    """
 
     asker: Asker
     change: Change
     where: HeadList
     window: Window = Window()
     branch: str = "both"
+    ranked: Ranked | None = None
+    remark: str = ""
+
+    @property
+    def neutral(self) -> bool:
+        """Whether it changes nothing anywhere."""
+        return self.change.neutral or (self.ranked is not None and self.ranked.share == 0)
 
     def __post_init__(self) -> None:
         check_branch(self.branch)
@@ -130,13 +142,13 @@ def conflicts(program: Program, new: Spec, layout: Layout) -> list[tuple[Asker, 
     """Messages for the askers of two edits that set one field of the same heads."""
     if (
         not isinstance(new, Edit)
-        or new.change.neutral
+        or new.neutral
         or new.change.field in ("temperature", "gate", "text")
     ):
         return []
     mine, messages = chosen_heads(new.where, layout), []
     for old in program:
-        if not isinstance(old, Edit) or old.change.neutral or not _meet(old, new):
+        if not isinstance(old, Edit) or old.neutral or not _meet(old, new):
             continue
         if (old.change.field, old.change.region) != (new.change.field, new.change.region):
             continue

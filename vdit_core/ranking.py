@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 Granularity = Literal["layers", "heads"]
@@ -14,6 +15,30 @@ GRANULARITIES: tuple[Granularity, ...] = ("layers", "heads")
 SIDES: tuple[Side, ...] = ("high", "low")
 
 Numbers = Mapping[int, Mapping[int, float]]  # a number for each head of each layer
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Of the heads that an edit names, those that its own sampling tells: the high or the low ones.
+
+    share, side, granularity: of normalised row entropy, see `share_of`. steps: so many of the first
+    are measured, before the edit acts.
+    """
+
+    share: float
+    side: Side
+    granularity: Granularity = "layers"
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        check_share(self.share)
+        if self.steps < 1:
+            raise ValueError(f"first_steps: got {self.steps}, at least 1 must be measured")
+
+
+def check_share(share: float) -> None:
+    if not 0 <= share <= 1:
+        raise ValueError(f"share: got {share}, allowed is 0 to 1; 0.5 is half of them")
 
 
 def share_of(
@@ -25,8 +50,7 @@ def share_of(
     heads, at least one; so high and low share nothing up to 0.5. Of equals the first counts as
     lower. 0 is none. Raises ValueError for a share outside.
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"share: got {share}, allowed is 0 to 1; 0.5 is half of the {granularity}")
+    check_share(share)
     values = {
         (layer, *rest): value
         for layer, heads in numbers.items()

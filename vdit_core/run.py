@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .attention import attend, finite, hiding_text
+from .choosing import Choosing
 from .continuing import earlier_data
 from .edits.freeze import Freeze
 from .edits.replay import Replay
@@ -59,6 +60,9 @@ class Run:
         self.rehearsing = False  # a dense evaluation before the one that counts
         self.thinned = Thinned()
         self.frozen = Frozen(schedule)
+        self.choosing = Choosing(
+            {s: self.chosen[s] for s in self.active if isinstance(s, Edit) and s.ranked}, schedule
+        )
         self.latent: tuple[int, ...] = ()
         self.keepers = {
             spec: Keeper(spec, self.chosen[spec], layout, schedule, partial(say, spec.asker))
@@ -114,6 +118,7 @@ class Run:
         if not self.rehearsing:
             for spec, keeper in self.keepers.items():
                 self.fired[spec][call.site] += keeper.hear(call, x)
+            self.choosing.hear(call, self._unpadded(call, x))
         original = x
         guested = self._sourced(call)
         self.frozen.hear([e for e in guested if isinstance(e.change, Freeze)], call, x)
@@ -169,7 +174,8 @@ class Run:
                 found[recorder], calls = recorder.settled(labels)
                 self.fired[recorder.capture] += calls
         for spec in self.active:
-            if missing := [s for s in self.chosen[spec] if not self.fired[spec][s]]:
+            wanted = self._acting(spec) or self.chosen[spec]
+            if missing := [site for site in wanted if not self.fired[spec][site]]:
                 raise RuntimeError(self._never_fired(spec, missing))
         for recorder, measured in found.items():
             recorder.capture.record.seal(recorder.record(measured))
@@ -191,6 +197,8 @@ class Run:
                 line += f"; the model did not run at {skipped} (step caches skip steps)"
             if isinstance(spec, Edit) and spec.change.field == "threshold":
                 line += self.thinned.report(sites)
+            if isinstance(spec, Edit) and (choice := self._said(spec)):
+                line += f"\n{choice}"
             if isinstance(spec, Capture) and (before := self.recorders[spec].earlier):
                 line += f"; its steps follow {before.header.steps} of the record before"
             lines.append((spec.asker, line))
@@ -199,7 +207,7 @@ class Run:
     def _is_neutral(self, spec: Spec) -> bool:
         if isinstance(spec, Keep):
             return False
-        return spec.change.neutral if isinstance(spec, Edit) else not self.recorders[spec].steps
+        return spec.neutral if isinstance(spec, Edit) else not self.recorders[spec].steps
 
     def _check(self, spec: Spec, batch: int) -> None:
         name = spec.asker.name
@@ -219,6 +227,8 @@ class Run:
             check_source(spec, self.layout, self.schedule, chosen)
         if isinstance(spec.change, Freeze):
             self.frozen.check(spec)
+        if spec.ranked is not None:
+            self.choosing.check(spec)
         if spec.change.pairs and batch % 2:
             raise ValueError(
                 f"{name}: it needs a batch of pairs (source, target), but this latent has a batch "
@@ -239,7 +249,7 @@ class Run:
         return plan
 
     def _applies(self, edit: Edit, call: Call) -> bool:
-        return call.site in self.chosen[edit] and self.schedule.inside(edit.window, call.sigma)
+        return call.site in self._acting(edit) and self.schedule.inside(edit.window, call.sigma)
 
     def _sourced(self, call: Call) -> list[Edit]:
         """Edits whose sources are no rows of the batch."""
@@ -255,8 +265,26 @@ class Run:
         if edit.change.pairs:
             rows = rows & call.target_rows()
         heads = torch.zeros(call.site.heads, dtype=torch.bool)
-        heads[list(self.chosen[edit][call.site])] = True
+        heads[list(self._acting(edit)[call.site])] = True
         return rows[:, None] & heads
+
+    def _acting(self, spec: Spec) -> Mapping[Site, tuple[int, ...]]:
+        """Where a spec acts: what it names, or what the run has chosen of it by now."""
+        if isinstance(spec, Edit) and spec.ranked is not None:
+            return self.choosing.heads(spec)
+        return self.chosen[spec]
+
+    def _said(self, edit: Edit) -> str:
+        """What there is to say of the heads an edit acts on."""
+        return edit.remark if edit.ranked is None else self.choosing.report(edit)
+
+    def _unpadded(self, call: Call, x: Operands) -> Operands:
+        """Without the padding that made the prompts of a pair equally long."""
+        if not self.of_pairs or call.site.kind != "joint" or x.prompts is None:
+            return x
+        prompt = x.grid().text
+        assert prompt is not None  # pairs with prompts of their own in a joint layer have text
+        return replace(x, mask=hiding_text(x.mask, prompt, x.prompts[:, None], x.k))
 
     def _recording(self) -> list[Recorder]:
         """Of captures that are active now."""

@@ -59,7 +59,7 @@ def layer_of(label: str) -> int | None:
 def acting_layers(edit: Edit, layout: Layout) -> set[int]:
     """The layers in which an edit changes something: not those to which a schedule gives 0."""
     layers: set[int] = set()
-    if edit.change.neutral:
+    if edit.neutral:
         return layers
     for site, heads in chosen_heads(edit.where, layout).items():
         pair = Call(site, 0, 0, 1.0, ("cond", "cond"), (0, 1))

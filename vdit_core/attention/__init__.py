@@ -3,7 +3,7 @@
 from .api import IMPLEMENTATIONS, attend
 from .checks import finite
 from .dense import Dense
-from .masks import cut, hiding_text, prompt_length
+from .masks import allowed, cut, hiding_text, prompt_length
 from .measure import measure
 from .probes import PROBED, RATES, TEMPERATURES, probe
 from .results import ALWAYS_KEPT, KEPT_OF_CROSS, MORE_KEPT, MapMeasures, Measures, TextMeasures
@@ -22,6 +22,7 @@ __all__ = [
     "Measures",
     "TextMeasures",
     "Thinning",
+    "allowed",
     "attend",
     "cut",
     "finite",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..plan import Source
+from .masks import allowed
 
 # Ordinary attention, softmax(S / T) V: (q, k, v, mask, T) with [B, H, L, D] → [B, H, Lq, D].
 Dense = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
@@ -74,11 +75,11 @@ def mean_value(v: Tensor, mask: Tensor | None) -> Tensor:
     """U V: the mean value over the keys a query may attend to, [B, H, Lq or 1, D]."""
     if mask is None:
         return v.float().mean(2, keepdim=True).to(v.dtype)
-    allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-    tiles = range(0, allowed.shape[2], 256)  # a mask may differ from query to query
-    return torch.cat([_masked_mean(v, allowed[:, :, s : s + 256]) for s in tiles], 2)
+    seen = allowed(mask)
+    tiles = range(0, seen.shape[2], 256)  # a mask may differ from query to query
+    return torch.cat([_masked_mean(v, seen[:, :, s : s + 256]) for s in tiles], 2)
 
 
-def _masked_mean(v: Tensor, allowed: Tensor) -> Tensor:
-    weight = allowed.float()
+def _masked_mean(v: Tensor, seen: Tensor) -> Tensor:
+    weight = seen.float()
     return (weight / weight.sum(-1, keepdim=True) @ v.float()).to(v.dtype)

@@ -28,6 +28,11 @@ def hiding_text(
     return bias if mask is None else torch.minimum(mask, bias)
 
 
+def allowed(mask: Tensor) -> Tensor:
+    """What a mask lets through, bool of its shape."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+
+
 def cut(mask: Tensor | None, queries: slice | Tensor, keys: slice | Tensor) -> Tensor | None:
     """The mask of some queries and keys."""
     if mask is None:
@@ -44,8 +49,7 @@ def prompt_length(k: Tensor, mask: Tensor | None, text: slice, row: int, pads_al
     length = text.stop - text.start
     if mask is not None:
         keys = mask[min(row, len(mask) - 1), ..., text]  # [H or 1, Lq or 1, T]
-        seen = keys if keys.dtype == torch.bool else keys > torch.finfo(keys.dtype).min / 2
-        places = seen.flatten(0, -2).any(0).nonzero()
+        places = allowed(keys).flatten(0, -2).any(0).nonzero()
         length = int(places.max()) + 1 if len(places) else 0
     if pads_alike and length > 1:
         keys = k[row, :, text][:, :length]

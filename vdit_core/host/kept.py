@@ -145,7 +145,7 @@ def _edits(program: Program, patcher: ModelPatcher) -> list[object]:
     layout = layout_of(patcher)
     edits = [spec for spec in program if isinstance(spec, Edit)]
     return [
-        (edit.change, edit.where.resolve(layout.heads), edit.window, edit.branch)
+        (edit.change, edit.where.resolve(layout.heads), edit.window, edit.branch, edit.ranked)
         for edit in edits
         if acting_layers(edit, layout)
     ]
