@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import (
     capture,
     edit,
+    enhance,
     look,
     merge,
     sensitivity,
@@ -31,6 +32,7 @@ MODULES = (
     text,
     transfer,
     source,
+    enhance,
     study,
     sensitivity,
     sweep,

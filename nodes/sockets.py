@@ -9,6 +9,7 @@ from ..vdit_core.edits import Change
 from ..vdit_core.host.comfy import attach
 from ..vdit_core.plan import REGIONS
 from ..vdit_core.program import Asker, Edit, Window
+from ..vdit_core.ranking import Ranked
 from ..vdit_core.selection import HeadList
 from ..vdit_core.sites import BRANCHES
 
@@ -139,7 +140,10 @@ def edited(
     start_percent: float,
     end_percent: float,
     branch: str,
+    ranked: Ranked | None = None,
+    remark: str = "",
 ) -> io.NodeOutput:
-    """What every edit node puts out: the model with one change more."""
-    spec = Edit(asker(node), change, where, Window(start_percent, end_percent), branch)
+    """What every edit node puts out: the model with one change more. See Edit for the rest."""
+    window = Window(start_percent, end_percent)
+    spec = Edit(asker(node), change, where, window, branch, ranked, remark)
     return io.NodeOutput(attach(model, spec))

@@ -41,6 +41,10 @@ INPUTS = {
     "VDiTReplaySource": "model, source, layers, heads, strength, region, start_percent, "
     "end_percent, branch, latent",
     "VDiTFreezeHeads": "model, pivot_step, layers, heads, strength, region, end_percent, branch",
+    "VDiTEntropyEnhance": "model, share, strength, mode, selection, granularity, region, "
+    "start_percent, end_percent, branch, record, latent, first_steps",
+    "VDiTEntropyTransfer": "model, share, which, strength, selection, granularity, region, "
+    "start_percent, end_percent, branch, record, latent, first_steps",
     "VDiTSkipHeads": "model, heads, start_percent, end_percent, branch, region",
     "VDiTPerturb": "model, map, strength, layers, heads, start_percent, end_percent, branch, "
     "region",
@@ -72,6 +76,8 @@ OUTPUTS = {
     "VDiTLoadSource": "VDIT_SOURCE",
     "VDiTReplaySource": "MODEL",
     "VDiTFreezeHeads": "MODEL",
+    "VDiTEntropyEnhance": "MODEL",
+    "VDiTEntropyTransfer": "MODEL",
     "VDiTSkipHeads": "MODEL",
     "VDiTPerturb": "MODEL",
     "VDiTSparsity": "MODEL",
@@ -88,6 +94,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "VDiTRecordSource": {"dtype": "bf16", "place": "memory", "layers": "all"},
     "VDiTReplaySource": {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},
     "VDiTPerturb": {"map": "identity", "strength": 1.0, "region": "all"},
+    "VDiTEntropyEnhance": {"share": 0.5, "mode": "mix", "selection": "measured now"}
+    | {"granularity": "layers", "region": "video→video", "first_steps": 1},
+    "VDiTEntropyTransfer": {"share": 0.5, "which": "low", "strength": 1.0, "region": "all"}
+    | {"selection": "measured now", "granularity": "layers", "first_steps": 1},
     "VDiTTemperature": {"temperature": 0.7, "region": "all"},
     "VDiTSkipHeads": {"heads": "-1:0", "region": "all"},
     "VDiTDetectSinks": {"weight": 0.3, "coverage": 0.5, "frequency": 0.5, "view": "heads"}
