@@ -10,10 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from .attention import allowed, measure
+from .attention import key_counts, measure
 from .operands import Operands
 from .program import Edit
 from .ranking import Granularity, Numbers, Ranked, Side, share_of
@@ -115,10 +114,7 @@ class Choosing:
 def entropy_shares(x: Operands, rows: Sequence[int]) -> Tensor:
     """Row entropy over log(allowed keys) of the model's own map, mean over queries. [rows, H]"""
     found = measure(x.q, x.k, wants="entropy", rows=[*rows], mask=x.mask, scale=x.scale)["entropy"]
-    most = torch.tensor(math.log(max(2, x.k.shape[2])))
-    if x.mask is not None:
-        keys = allowed(x.mask).expand(*x.mask.shape[:3], x.k.shape[2]).sum(-1)
-        most = keys.expand(x.q.shape[0], -1, -1)[[*rows]].clamp(min=2).double().log()
+    most = key_counts(x.mask, x.q, x.k, rows).clamp(min=2).double().log()
     return (found.double() / most.to(found.device)).mean(-1).cpu()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from .attention import PROBED
 from .edits import Change
 from .edits.freeze import Freeze
+from .edits.guide import Guide
 from .edits.replay import Replay
 from .edits.sparsity import Sparsify
 from .edits.transfer import PairTransfer
@@ -18,6 +19,7 @@ from .sites import BRANCHES, Layout, Site, in_runs
 from .sources import DTYPES, Source
 
 SOURCED = PairTransfer | Replay | Freeze  # edits of the field `source`
+TOGETHER = frozenset({"temperature", "gate", "text", "guidance"})  # fields of which several act
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class Edit:
         if self.change.region not in REGIONS:
             allowed = ", ".join(REGIONS)
             raise ValueError(f"region: got {self.change.region!r}, allowed are {allowed}")
+        if isinstance(self.change, Guide) and self.branch == "uncond":
+            raise ValueError(
+                "branch: guidance evaluates the model once more with the positive prompt alone, so "
+                "branch 'uncond' would change nothing; choose both or cond"
+            )
 
 
 @dataclass(frozen=True)
@@ -140,11 +147,7 @@ def acted_on(spec: Spec, layout: Layout) -> dict[Site, tuple[int, ...]]:
 
 def conflicts(program: Program, new: Spec, layout: Layout) -> list[tuple[Asker, str]]:
     """Messages for the askers of two edits that set one field of the same heads."""
-    if (
-        not isinstance(new, Edit)
-        or new.neutral
-        or new.change.field in ("temperature", "gate", "text")
-    ):
+    if not isinstance(new, Edit) or new.neutral or new.change.field in TOGETHER:
         return []
     mine, messages = chosen_heads(new.where, layout), []
     for old in program:

@@ -14,8 +14,12 @@ from torch import Tensor
 from .attention import attend, finite, hiding_text
 from .choosing import Choosing
 from .continuing import earlier_data
+from .edits import Change
+from .edits.flatten import Flatten
 from .edits.freeze import Freeze
+from .edits.guide import Guide
 from .edits.replay import Replay
+from .flattening import Flattened
 from .freezing import Frozen
 from .keeping import Keeper
 from .operands import Operands
@@ -56,12 +60,14 @@ class Run:
         self.branches: set[str] = set()
         self.clock = Clock(schedule)
         self.ran: set[int] = set()  # evaluations in which the model was not skipped
-        self.of_pairs = any(isinstance(s, Edit) and s.change.pairs for s in self.active)
+        self.of_pairs = any(edit.change.pairs for edit in self._edits)
         self.rehearsing = False  # a dense evaluation before the one that counts
+        self.weak: Edit | None = None  # an evaluation after it, in which this guide acts
         self.thinned = Thinned()
         self.frozen = Frozen(schedule)
+        self.flattened = Flattened(poll)
         self.choosing = Choosing(
-            {s: self.chosen[s] for s in self.active if isinstance(s, Edit) and s.ranked}, schedule
+            {edit: self.chosen[edit] for edit in self._edits if edit.ranked}, schedule
         )
         self.latent: tuple[int, ...] = ()
         self.keepers = {
@@ -85,9 +91,8 @@ class Run:
     def check_latent(self, latent: tuple[int, ...]) -> None:
         """Check, before sampling, that the whole video [B, C, F, H, W] suits what was captured."""
         self.latent = latent
-        for spec in self.active:
-            if isinstance(spec, Edit):
-                check_size(spec, latent)
+        for edit in self._edits:
+            check_size(edit, latent)
         for recorder in self.recorders.values():
             if recorder.earlier is not None:
                 tokens = 0  # how many there are beside the video is not asked here
@@ -115,10 +120,11 @@ class Run:
 
     def attend(self, call: Call, x: Operands) -> Tensor | None:
         """Measure and edit one call: the output [B, H, Lq, D], or None to leave it untouched."""
-        if not self.rehearsing:
+        if not self.aside:
             for spec, keeper in self.keepers.items():
                 self.fired[spec][call.site] += keeper.hear(call, x)
             self.choosing.hear(call, self._unpadded(call, x))
+        self._flatten(call, x)
         original = x
         guested = self._sourced(call)
         self.frozen.hear([e for e in guested if isinstance(e.change, Freeze)], call, x)
@@ -154,7 +160,7 @@ class Run:
     @property
     def needs_rehearsal(self) -> bool:
         """Whether each evaluation of the model must be preceded by a dense one."""
-        return any(isinstance(s, Edit) and s.change.rehearses for s in self.active)
+        return any(edit.change.rehearses for edit in self._edits)
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
@@ -164,6 +170,32 @@ class Run:
             yield
         finally:
             self.rehearsing = False
+
+    @property
+    def guides(self) -> list[Edit]:
+        """Those that ask for a weak evaluation after the newest one."""
+        level = self.clock.sigma
+        return [
+            edit
+            for edit in self._edits
+            if isinstance(edit.change, Guide)
+            and self._acting(edit)
+            and self.schedule.inside(edit.window, level)
+        ]
+
+    @contextmanager
+    def weakened(self, guide: Edit) -> Iterator[None]:
+        """Within it the model runs once more, and the guide's change acts too."""
+        self.weak = guide
+        try:
+            yield
+        finally:
+            self.weak = None
+
+    @property
+    def aside(self) -> bool:
+        """Whether the model runs beside the evaluation that counts: nobody is to take note."""
+        return self.rehearsing or self.weak is not None
 
     def finish(self) -> None:
         """Seal the records of a sampling that ended well. Raises if something never happened."""
@@ -237,24 +269,39 @@ class Run:
             )
 
     def _plan(self, call: Call, x: Operands) -> AttentionPlan:
-        plan = UNTOUCHED
+        plan, others = UNTOUCHED, [e for e in self._edits if not isinstance(e.change, Guide)]
         if self.of_pairs and call.site.kind == "joint" and x.prompts is not None:
             plan = plan.showing(x.prompts[:, None].expand(-1, call.site.heads))
-        for spec in self.active:
-            if isinstance(spec, Edit) and self._applies(spec, call) and self._ready(spec, call):
-                chosen = self._chosen(spec, call)
+        for edit in others if self.weak is None else (*others, self.weak):
+            if self._applies(edit, call) and self._ready(edit, call):
+                chosen = self._chosen(edit, call)
                 if bool(chosen.any()):
-                    plan = spec.change.apply(plan, call, chosen)
-                    self.fired[spec][call.site] += not self.rehearsing
+                    plan = self._change(edit, call).apply(plan, call, chosen)
+                    counts = not self.rehearsing and self.weak in (None, edit)
+                    self.fired[edit][call.site] += counts
         return plan
+
+    @property
+    def _edits(self) -> list[Edit]:
+        return [spec for spec in self.active if isinstance(spec, Edit)]
+
+    def _change(self, edit: Edit, call: Call) -> Change:
+        flattens = isinstance(edit.change, Flatten)
+        return self.flattened.solved(edit, call) if flattens else edit.change
+
+    def _flatten(self, call: Call, x: Operands) -> None:
+        """Find the temperatures of edits that want some, by the model's own map."""
+        edits = [e for e in self._edits if isinstance(e.change, Flatten) and self._applies(e, call)]
+        if edits:
+            self.flattened.hear(edits, call, self._unpadded(call, x))
 
     def _applies(self, edit: Edit, call: Call) -> bool:
         return call.site in self._acting(edit) and self.schedule.inside(edit.window, call.sigma)
 
     def _sourced(self, call: Call) -> list[Edit]:
         """Edits whose sources are no rows of the batch."""
-        edits = [s for s in self.active if isinstance(s, Edit) and self._applies(s, call)]
-        return [edit for edit in edits if isinstance(edit.change, Replay | Freeze)]
+        edits = [edit for edit in self._edits if isinstance(edit.change, Replay | Freeze)]
+        return [edit for edit in edits if self._applies(edit, call)]
 
     def _ready(self, edit: Edit, call: Call) -> bool:
         return not isinstance(edit.change, Freeze) or self.frozen.ready(edit, call)
@@ -275,8 +322,12 @@ class Run:
         return self.chosen[spec]
 
     def _said(self, edit: Edit) -> str:
-        """What there is to say of the heads an edit acts on."""
-        return edit.remark if edit.ranked is None else self.choosing.report(edit)
+        """What there is to say of the heads an edit acts on, and of what it found for them."""
+        lines = [edit.remark if edit.ranked is None else self.choosing.report(edit)]
+        if isinstance(edit.change, Flatten):
+            chosen = {site.layer: heads for site, heads in self._acting(edit).items()}
+            lines.append(self.flattened.report(edit, chosen))
+        return "\n".join(filter(None, lines))
 
     def _unpadded(self, call: Call, x: Operands) -> Operands:
         """Without the padding that made the prompts of a pair equally long."""
@@ -288,7 +339,7 @@ class Run:
 
     def _recording(self) -> list[Recorder]:
         """Of captures that are active now."""
-        if self.rehearsing:
+        if self.aside:
             return []
         return [self.recorders[s] for s in self.active if isinstance(s, Capture)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from typing import Any
 
@@ -23,6 +24,7 @@ from vdit_attention.tests.nodes.entropies import (
     run,
     shares,
 )
+from vdit_attention.tests.nodes.families import HUNYUAN_VIDEO, LAYERS
 from vdit_attention.vdit_core.host import comfy as host
 from vdit_attention.vdit_core.pairs import pair_latent, pair_prompts
 from vdit_attention.vdit_core.record import Record
@@ -252,6 +254,22 @@ def test_the_record_of_another_model_is_refused(model: ModelPatcher) -> None:
     tiny.sample(watched)
     with pytest.raises(ValueError, match="Wan with 2 layers of 4 heads, but this model has 3"):
         enhanced(model, selection="from record", record=record)
+
+
+def test_the_padding_of_a_pairs_source_is_no_key(
+    lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source's 4 tokens of text are padded to the target's 9, in front of the video."""
+    changed = transferring(HUNYUAN_VIDEO.make(), branch="cond")
+    pair = pair_prompts(HUNYUAN_VIDEO.prompt(1, 4), HUNYUAN_VIDEO.prompt(3, 9))
+    how: dict[str, Any] = {"latent": pair_latent(HUNYUAN_VIDEO.latent()), "cfg": 1.0, "steps": 2}
+    seen = HUNYUAN_VIDEO.spied(changed, monkeypatch, positive=pair, **how)
+    told = dict(re.findall(r"(\d) \((0\.\d+)\)", lines[-1]))
+    assert sorted(told) == [str(n) for n in range(LAYERS)]
+    for layer, call in enumerate(seen[:LAYERS]):
+        keys = torch.cat([call.k[0, :, :4], call.k[0, :, 9:]], 1)
+        expected = shares(dense_map(call.q[0], keys), keys.shape[1]).mean()
+        assert float(told[str(layer)]) == pytest.approx(float(expected), abs=6e-4)
 
 
 def test_a_branch_that_is_never_called_is_an_error(model: ModelPatcher) -> None:

@@ -3,7 +3,8 @@
 from .api import IMPLEMENTATIONS, attend
 from .checks import finite
 from .dense import Dense
-from .masks import allowed, cut, hiding_text, prompt_length
+from .flatten import flattening, key_counts
+from .masks import cut, hiding_text, prompt_length
 from .measure import measure
 from .probes import PROBED, RATES, TEMPERATURES, probe
 from .results import ALWAYS_KEPT, KEPT_OF_CROSS, MORE_KEPT, MapMeasures, Measures, TextMeasures
@@ -22,11 +23,12 @@ __all__ = [
     "Measures",
     "TextMeasures",
     "Thinning",
-    "allowed",
     "attend",
     "cut",
     "finite",
+    "flattening",
     "hiding_text",
+    "key_counts",
     "measure",
     "probe",
     "prompt_length",

@@ -12,12 +12,14 @@ from typing import Any
 import comfy.model_management
 import comfy.model_patcher
 import comfy.patcher_extension
+import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
+from ..edits.guide import Guide
 from ..grid import TokenGrid
 from ..models import find_layout
 from ..operands import Operands
@@ -154,6 +156,8 @@ def installed(run: Run, guider: Any) -> Iterator[bool]:
             (WrappersMP.APPLY_MODEL, partial(_evaluated, run, place)),
         ):
             comfy.patcher_extension.add_wrapper_with_key(kind, WRAPPER_KEY, wrapper, options)
+        after = guider.model_options.get("sampler_post_cfg_function", [])
+        guider.model_options["sampler_post_cfg_function"] = [*after, partial(_guided, run)]
         yield compiled
 
 
@@ -183,6 +187,18 @@ def _evaluated(run: Run, place: _Place, executor: Any, *args: Any, **named: Any)
         with run.rehearsal():
             executor(*args, **named)
         return executor(*args, **named)
+
+
+def _guided(run: Run, args: dict[str, Any]) -> Tensor:
+    """Post-CFG function: for each guide the model runs once more on cond, as core's PAG does it."""
+    result = args["denoised"]
+    for guide in run.guides:
+        assert isinstance(guide.change, Guide)
+        inputs = args["model"], [args["cond"]], args["input"], args["sigma"], args["model_options"]
+        with run.weakened(guide):
+            (weak,) = comfy.samplers.calc_cond_batch(*inputs)
+        result = result + guide.change.scale * (args["cond_denoised"] - weak)
+    return result
 
 
 def _refine_alone(

@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from ..edits import Change
+from ..edits.guide import Guide
 from ..program import Asker, Capture, Edit, Program, Spec, Window, acted_on, conflicts
 from ..record import Record
 from ..run import Run
@@ -87,6 +88,11 @@ class Watch:
         self._wanted: set[Site] = set()
         self.lines: list[str] = []
         for index, spec in enumerate(program):
+            if isinstance(spec, Edit) and isinstance(spec.change, Guide):
+                raise ValueError(
+                    f"{spec.asker.name}: guidance is there in ComfyUI only; diffusers pipelines "
+                    "have guidance of their own"
+                )
             self._wanted |= acted_on(spec, self._layout).keys()  # raises now if it must
             for asker, message in conflicts(program[:index], spec, self._layout):
                 self._tell(asker, message)

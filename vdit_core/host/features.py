@@ -9,6 +9,7 @@ import comfy.patcher_extension
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
+from ..edits.guide import Guide
 from ..edits.replay import Replay
 from ..program import Edit, Keep, Spec
 from ..sites import Excerpt
@@ -107,10 +108,17 @@ def _compiled(guider: Any) -> str:
 
 
 def _cached(spec: Spec, guider: Any) -> str:
-    """EasyCache would skip the second of two evaluations that are alike but for the thresholds."""
+    """EasyCache would skip the second of two evaluations of one latent."""
     kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
     wrappers = guider.model_options["transformer_options"].get("wrappers", {}).get(kind, {})
-    if not isinstance(spec, Edit) or not spec.change.rehearses or "easycache" not in wrappers:
+    if not isinstance(spec, Edit) or "easycache" not in wrappers:
+        return ""
+    if isinstance(spec.change, Guide):
+        return (
+            "guidance evaluates the model once more in each step, and EasyCache skips that; use "
+            "another mode, or take EasyCache out"
+        )
+    if not spec.change.rehearses:
         return ""
     return (
         "mode exact two-run evaluates the model twice in each step, and EasyCache skips the second "
