@@ -195,6 +195,26 @@ CHAPTERS = (
         "A source is a folder. Here another prompt takes its maps from there.",
     ),
     Chapter(
+        "toy_entropy_enhance",
+        "Act where it looks widest",
+        "The sampler ranks the layers by entropy in its first step and acts on the upper half, our "
+        "reading of the second paper's IE-Adapt. Mixing in the uniform map, or a temperature that "
+        "flattens as much, fades the stripes; guidance away from a model without these maps makes "
+        "them stronger. One seed; the numbers over many are below.",
+        more="Frame by frame",
+    ),
+    Chapter(
+        "toy_entropy_edit",
+        "Follow the source where it looks narrowest",
+        f"Source: “{TOY.prompt}”. Target: “{TOY.target}”. With the source's maps in the half of "
+        "the layers that look narrowest in it, the blue circle is nearly where the red one is, and "
+        "of its size; with those of the other half it stays where the target alone has it, larger "
+        "and less round. The second paper ties low entropy to structure in the same way; the "
+        "choice of layers is our reading of its IE-Adapt. One seed; the numbers over many are "
+        "below.",
+        more="Frame by frame, with differences",
+    ),
+    Chapter(
         "toy_sinks",
         "Find heads that all look at one token",
         "Sinks, counted over two prompts on the tiny Mochi, from a weight of 0.1 on; at 0.3 there "
