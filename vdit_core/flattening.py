@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,9 +13,9 @@ from .attention import cut, flattening
 from .edits.flatten import Flatten
 from .operands import Operands
 from .program import Edit
-from .sites import Call
+from .sites import Call, Excerpt, Site
 
-_Row = tuple[object, ...]
+_Row = tuple[Site, Flatten, str, tuple[str, int, int], Excerpt | None]
 
 
 class Flattened:
@@ -43,12 +43,12 @@ class Flattened:
         found = torch.stack([self._temperatures.get(key, ones) for key in keys])
         return replace(_flatten(edit), solved=found)
 
-    def report(self, edit: Edit, chosen: dict[int, tuple[int, ...]]) -> str:
+    def report(self, edit: Edit, chosen: Mapping[Site, tuple[int, ...]]) -> str:
         """The temperatures of the chosen heads, layer by layer, in words for the node."""
         by_layer: dict[int, list[float]] = defaultdict(list)
         for (site, change, branch, *_), found in self._temperatures.items():
-            if (change, branch) == (edit.change, edit.branch) and site.layer in chosen:
-                by_layer[site.layer] += found[list(chosen[site.layer])].tolist()
+            if (change, branch) == (edit.change, edit.branch) and site in chosen:
+                by_layer[site.layer] += found[list(chosen[site])].tolist()
         listed = (f"{n} ({min(own):.2f} to {max(own):.2f})" for n, own in sorted(by_layer.items()))
         return f"temperatures of layers {', '.join(listed)}"
 
@@ -57,8 +57,7 @@ def _solved(change: Flatten, x: Operands, rows: Sequence[int], poll: Callable[[]
     """[rows, H], of the map of all tokens or of the video among itself."""
     span = slice(None) if change.region == "all" else x.grid().video
     q, k, mask = x.q[:, :, span], x.k[:, :, span], cut(x.mask, span, span)
-    how = {"mask": mask, "scale": x.scale}
-    return flattening(q, k, change.strength, rows=rows, poll=poll, **how)
+    return flattening(q, k, change.strength, rows=rows, mask=mask, scale=x.scale, poll=poll)
 
 
 def _flatten(edit: Edit) -> Flatten:
@@ -67,4 +66,4 @@ def _flatten(edit: Edit) -> Flatten:
 
 
 def _row(edit: Edit, call: Call, row: int) -> _Row:
-    return call.site, edit.change, edit.branch, *call.label(row), call.excerpt
+    return call.site, _flatten(edit), edit.branch, call.label(row), call.excerpt

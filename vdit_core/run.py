@@ -28,11 +28,10 @@ from .program import Asker, Capture, Edit, Keep, Program, Spec, acted_on, check_
 from .record import Turn
 from .recording import Found, Recorder
 from .replaying import check_size, check_source, settled, with_guests
-from .sites import Call, Evaluation, Excerpt, Layout, Site, in_runs
+from .sites import Call, Evaluation, Excerpt, Layout, Site
 from .steps import Clock, Schedule
+from .telling import what_it_did, why_it_did_nothing
 from .thinning import Thinned
-
-VERBS: dict[type[Spec], str] = {Capture: "measured", Edit: "changed", Keep: "kept"}
 
 
 class Run:
@@ -179,7 +178,7 @@ class Run:
             edit
             for edit in self._edits
             if isinstance(edit.change, Guide)
-            and self._acting(edit)
+            and self.acting(edit)
             and self.schedule.inside(edit.window, level)
         ]
 
@@ -206,9 +205,9 @@ class Run:
                 found[recorder], calls = recorder.settled(labels)
                 self.fired[recorder.capture] += calls
         for spec in self.active:
-            wanted = self._acting(spec) or self.chosen[spec]
+            wanted = self.acting(spec) or self.chosen[spec]
             if missing := [site for site in wanted if not self.fired[spec][site]]:
-                raise RuntimeError(self._never_fired(spec, missing))
+                raise RuntimeError(why_it_did_nothing(self, spec, missing))
         for recorder, measured in found.items():
             recorder.capture.record.seal(recorder.record(measured))
         for spec, keeper in self.keepers.items():
@@ -220,21 +219,8 @@ class Run:
             spec.source.empty()
 
     def reports(self) -> list[tuple[Asker, str]]:
-        """One line for each node that asked: what it did."""
-        lines: list[tuple[Asker, str]] = []
-        for spec, sites in self.fired.items():
-            layers = len({site.layer for site in sites})
-            line = f"{VERBS[type(spec)]} {sites.total()} calls of {layers} layers"
-            if skipped := self._skipped(spec):
-                line += f"; the model did not run at {skipped} (step caches skip steps)"
-            if isinstance(spec, Edit) and spec.change.field == "threshold":
-                line += self.thinned.report(sites)
-            if isinstance(spec, Edit) and (choice := self._said(spec)):
-                line += f"\n{choice}"
-            if isinstance(spec, Capture) and (before := self.recorders[spec].earlier):
-                line += f"; its steps follow {before.header.steps} of the record before"
-            lines.append((spec.asker, line))
-        return lines
+        """What there is to say to each node that asked: what it did."""
+        return [(spec.asker, what_it_did(self, spec)) for spec in self.fired]
 
     def _is_neutral(self, spec: Spec) -> bool:
         if isinstance(spec, Keep):
@@ -296,7 +282,7 @@ class Run:
             self.flattened.hear(edits, call, self._unpadded(call, x))
 
     def _applies(self, edit: Edit, call: Call) -> bool:
-        return call.site in self._acting(edit) and self.schedule.inside(edit.window, call.sigma)
+        return call.site in self.acting(edit) and self.schedule.inside(edit.window, call.sigma)
 
     def _sourced(self, call: Call) -> list[Edit]:
         """Edits whose sources are no rows of the batch."""
@@ -312,22 +298,14 @@ class Run:
         if edit.change.pairs:
             rows = rows & call.target_rows()
         heads = torch.zeros(call.site.heads, dtype=torch.bool)
-        heads[list(self._acting(edit)[call.site])] = True
+        heads[list(self.acting(edit)[call.site])] = True
         return rows[:, None] & heads
 
-    def _acting(self, spec: Spec) -> Mapping[Site, tuple[int, ...]]:
+    def acting(self, spec: Spec) -> Mapping[Site, tuple[int, ...]]:
         """Where a spec acts: what it names, or what the run has chosen of it by now."""
         if isinstance(spec, Edit) and spec.ranked is not None:
             return self.choosing.heads(spec)
         return self.chosen[spec]
-
-    def _said(self, edit: Edit) -> str:
-        """What there is to say of the heads an edit acts on, and of what it found for them."""
-        lines = [edit.remark if edit.ranked is None else self.choosing.report(edit)]
-        if isinstance(edit.change, Flatten):
-            chosen = {site.layer: heads for site, heads in self._acting(edit).items()}
-            lines.append(self.flattened.report(edit, chosen))
-        return "\n".join(filter(None, lines))
 
     def _unpadded(self, call: Call, x: Operands) -> Operands:
         """Without the padding that made the prompts of a pair equally long."""
@@ -359,27 +337,3 @@ class Run:
                     f"{where} holds NaN or infinity; the model broke before this layer: check its "
                     "dtype (try bf16 or fp32) and the strength of earlier edits"
                 )
-
-    def _never_fired(self, spec: Spec, missing: Sequence[Site]) -> str:
-        where = ", ".join(site.name for site in missing)
-        seen = ", ".join(sorted(self.branches)) or "no"
-        skipped = self._skipped(spec)
-        ran = f" The model did not run at {skipped}." if skipped else ""
-        return (
-            f"{spec.asker.name}: nothing happened at {where}.{ran} The sampler made {seen} calls, "
-            f"this node wants branch {spec.branch!r} (with cfg 1 there is no uncond call). If that "
-            "is not it, another node replaces these layers or skips these steps (step caches do); "
-            "take it out, or choose other layers or steps"
-        )
-
-    def _skipped(self, spec: Spec) -> str:
-        """Words for those of a spec's steps at which the model was not evaluated; none: empty."""
-        if isinstance(spec, Capture):
-            wanted = [*self.recorders[spec].steps]
-        else:
-            sigmas = enumerate(self.schedule.sigmas[: self.schedule.steps])
-            wanted = [n for n, sigma in sigmas if self.schedule.inside(spec.window, sigma)]
-        labels = self.clock.labels()
-        ran = {labels[evaluation][0] for evaluation in self.ran}
-        missing = [n for n in wanted if n not in ran]
-        return f"step {in_runs(missing)}" if missing else ""

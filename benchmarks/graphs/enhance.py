@@ -86,12 +86,12 @@ def edit(canvas: Canvas, world: World, note: str, watched: str, **asked: Any) ->
     with canvas.group("Source and target in one batch", below=stage.left):
         pair = canvas.add("VDiTPairPrompts", source=source, target=target)["CONDITIONING"]
         both = canvas.add("VDiTPairLatent", latent=stage.latent)["LATENT"]
-    found: dict[str, Any] = {"selection": "from record", "record": capture["record"]}
+    asked |= {"selection": "from record", "record": capture["record"], "latent": latent}
     for which, meant in (("low", "narrowest"), ("high", "widest")):
         title = f"Its maps where it looks {meant}"
         with canvas.group(title, across=True, colour="ours", below=above) as above:
-            how = found | {"which": which, "latent": latent} | asked
-            model = canvas.add("VDiTEntropyTransfer", model=stage.model, **how)["MODEL"]
+            transfer = canvas.add("VDiTEntropyTransfer", model=stage.model, which=which, **asked)
+            model = transfer["MODEL"]
             halves = canvas.add("VDiTSplitPair", latent=stage.sample(model, pair, both))
             stage.save(halves["edited"], title, f"entropy_edit_{which}")
     with canvas.group("The target alone", across=True, colour="result", below=above):

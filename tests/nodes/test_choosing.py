@@ -41,8 +41,11 @@ ENHANCE: dict[str, Any] = {
     "end_percent": 1.0,
     "branch": "both",
 }
-TRANSFER: dict[str, Any] = {k: v for k, v in ENHANCE.items() if k != "mode"}
-TRANSFER |= {"which": "low", "strength": 1.0, "region": "all"}
+TRANSFER: dict[str, Any] = {k: v for k, v in ENHANCE.items() if k != "mode"} | {
+    "which": "low",
+    "strength": 1.0,
+    "region": "all",
+}
 PAIR: dict[str, Any] = {
     "positive": pair_prompts(tiny.prompt(1), tiny.prompt(3)),
     "latent": pair_latent(tiny.empty_latent()),
