@@ -24,12 +24,15 @@ from diffusers import (
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import Tensor, nn
 from vdit_attention.vdit_core.edits.gate import Skip
+from vdit_attention.vdit_core.edits.guide import Guide
+from vdit_attention.vdit_core.edits.perturb import Perturb
 from vdit_attention.vdit_core.edits.sparsity import Sparsify
 from vdit_attention.vdit_core.edits.temperature import Temperature
 from vdit_attention.vdit_core.edits.transfer import PairTransfer
 from vdit_attention.vdit_core.host.diffusers import capture, edit, watching
 from vdit_attention.vdit_core.host.diffusers_steps import Steps
 from vdit_attention.vdit_core.program import Window
+from vdit_attention.vdit_core.ranking import Ranked
 from vdit_attention.vdit_core.record import load_record
 
 LAYERS = 3
@@ -137,7 +140,23 @@ def test_what_never_happened_is_an_error(transformer: WanTransformer3DModel) -> 
         pass
 
 
+def test_the_first_step_tells_where_an_edit_acts(transformer: WanTransformer3DModel) -> None:
+    scheduler = flow(3)
+    change = edit(Perturb("uniform", 0.5), ranked=Ranked(0.34, "high"))
+    with watching(transformer, capture(steps="0"), change, scheduler=scheduler) as watch:
+        acted = [called(transformer, float(t)) for t in scheduler.timesteps]
+    plain = [called(transformer, float(t)) for t in scheduler.timesteps]
+    same = [torch.equal(a, b) for a, b in zip(acted, plain, strict=True)]
+    assert same == [True, False, False]
+    assert re.search(r"high normalised entropy on the first step: layers \d \(0\.", watch.lines[1])
+
+
 def test_what_does_not_fit_is_refused(transformer: WanTransformer3DModel) -> None:
+    with (
+        pytest.raises(ValueError, match="guidance is there in ComfyUI only"),
+        watching(transformer, edit(Guide(1.0))),
+    ):
+        pass
     with pytest.raises(ValueError, match="layer 3"), watching(transformer, edit(Skip(), "3")):
         pass
     with (

@@ -217,6 +217,21 @@ def test_other_edits_act_in_the_weak_evaluation_too(
             torch.testing.assert_close(call.out.double(), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_every_context_window_is_evaluated_once_more(
+    model: ModelPatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+
+    cut = {"closed_loop": True, "fuse_method": "pyramid", "dim": 2, "freenoise": False}
+    guided = enhanced(model, mode="guidance", share=1.0)
+    windows = ContextWindowsManualNode.execute(guided, 3, 1, "standard_static", 1, **cut).args[0]
+    seen = calls(windows, monkeypatch, steps=3, latent=tiny.empty_latent(frames=7))
+    weak = [call for call in seen if len(call.chunks) == 1]
+    assert len(weak) == 2 * 3 * tiny.LAYERS  # steps that are guided × windows
+    for call in weak:
+        torch.testing.assert_close(call.out, call.v)
+
+
 def test_two_guides_add_up_and_a_pair_is_guided_as_a_pair(model: ModelPatcher) -> None:
     pair: dict[str, Any] = {
         "positive": pair_prompts(tiny.prompt(1), tiny.prompt(3)),

@@ -20,6 +20,7 @@ from torch import nn
 from ..edits import Change
 from ..edits.guide import Guide
 from ..program import Asker, Capture, Edit, Program, Spec, Window, acted_on, conflicts
+from ..ranking import Ranked
 from ..record import Record
 from ..run import Run
 from ..selection import parse_selection, parse_where
@@ -43,9 +44,11 @@ def edit(
     heads: str = "all",
     window: Window = ALWAYS,
     branch: str = "both",
+    ranked: Ranked | None = None,
 ) -> Edit:
-    """Ask for a change of chosen layers and heads."""
-    return Edit(Asker(type(change).__name__), change, parse_where(layers, heads), window, branch)
+    """Ask for a change of chosen layers and heads. ranked: which of them, see `Ranked`."""
+    where = parse_where(layers, heads)
+    return Edit(Asker(type(change).__name__), change, where, window, branch, ranked)
 
 
 @contextmanager
