@@ -12,7 +12,7 @@ from ..vdit_core.edits import Change
 from ..vdit_core.edits.enhance import MODES, enhancement
 from ..vdit_core.edits.transfer import PairTransfer
 from ..vdit_core.figures.origin import check_origin
-from ..vdit_core.host.comfy import head_counts, layout_of
+from ..vdit_core.host.comfy import layout_of
 from ..vdit_core.pairs import Latent
 from ..vdit_core.plan import REGIONS
 from ..vdit_core.ranking import GRANULARITIES, Granularity, Ranked, Side
@@ -49,7 +49,7 @@ class VDiTEntropyEnhance(io.ComfyNode):
                     step=0.05,
                     tooltip="mix: the weight of the uniform map, up to 1. temperature: how far "
                     "each head's entropy goes towards the uniform map's, up to 1. guidance: its "
-                    "scale; 1 to 3 is usual. 0 changes nothing.",
+                    "scale, any number; begin low. 0 changes nothing.",
                 ),
                 io.Combo.Input(
                     "mode",
@@ -199,10 +199,9 @@ def _chosen(
         )
     if latent is not None:
         check_origin(record.data, latent["samples"])
-    counts = head_counts(model)
-    how = ranked.share, ranked.side, ranked.granularity
-    choice = chosen_by_record(record.data, counts, *how)
-    return _Chosen(parse_heads(write_heads(choice.heads, counts)), remark=choice.said)
+    layout = layout_of(model)
+    choice = chosen_by_record(record.data, ranked, layout)
+    return _Chosen(parse_heads(write_heads(choice.heads, layout.heads)), remark=choice.said)
 
 
 def _share_input(which: str) -> io.Float.Input:

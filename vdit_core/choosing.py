@@ -8,16 +8,16 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from .attention import key_counts, measure
 from .operands import Operands
 from .program import Edit
-from .ranking import Granularity, Numbers, Ranked, Side, share_of
+from .ranking import Numbers, Ranked, share_of
 from .record import RecordData
-from .sites import Call, Site, in_runs
+from .sites import Call, Layout, Site, in_runs
 from .steps import Schedule
 
 Heads = Mapping[Site, tuple[int, ...]]
@@ -108,7 +108,7 @@ class Choosing:
             if isinstance((one := sums[site]).total, Tensor)
         }
         first = "the first step" if ranked.steps == 1 else f"the first {ranked.steps} steps"
-        return chosen_of(numbers, ranked.share, ranked.side, ranked.granularity, f"on {first}")
+        return chosen_of(numbers, ranked, f"on {first}")
 
 
 def entropy_shares(x: Operands, rows: Sequence[int]) -> Tensor:
@@ -133,32 +133,31 @@ def recorded_shares(data: RecordData) -> Numbers:
     return numbers
 
 
-def chosen_by_record(
-    data: RecordData, counts: Sequence[int], share: float, side: Side, granularity: Granularity
-) -> Choice:
-    """Raises ValueError for the record of another model. counts: heads of each of its layers."""
-    most, header = max(counts), data.header
-    if (header.layers, header.heads) != (len(counts), most):
+def chosen_by_record(data: RecordData, ranked: Ranked, layout: Layout) -> Choice:
+    """What a record of this model tells at once. Raises ValueError for that of another."""
+    header, heads = data.header, layout.heads
+    if (header.family, header.layers, header.heads) != (layout.family, len(heads), max(heads)):
         raise ValueError(
-            f"record: it is of {header.model}, but this model has {len(counts)} layers of {most} "
-            "heads; capture a sampling of this model"
+            f"record: it is of {header.model}, but this model is {layout.family} with "
+            f"{len(heads)} layers of {max(heads)}; capture a sampling of this model"
         )
     numbers = recorded_shares(data)
-    of = "the record"
-    if len(numbers) < len(counts):
-        of += f", which holds layers {in_runs(numbers)}"
-    return chosen_of(numbers, share, side, granularity, f"in {of}")
+    where = "in the record"
+    if len(numbers) < len(heads):
+        where += f", which holds layers {in_runs(numbers)}"
+    choice = chosen_of(numbers, ranked, where)
+    if ranked.granularity == "heads":
+        return choice
+    return replace(choice, heads={layer: tuple(range(heads[layer])) for layer in choice.heads})
 
 
-def chosen_of(
-    numbers: Numbers, share: float, side: Side, granularity: Granularity, where: str
-) -> Choice:
+def chosen_of(numbers: Numbers, ranked: Ranked, where: str) -> Choice:
     """The share of the highest or lowest numbers, and what there is to say of it."""
-    heads = share_of(numbers, share, side, granularity)
+    heads = share_of(numbers, ranked.share, ranked.side, ranked.granularity)
     if not heads:
         return Choice()
-    said = f"{side} normalised entropy {where}: "
-    if granularity == "layers":
+    said = f"{ranked.side} normalised entropy {where}: "
+    if ranked.granularity == "layers":
         means = {layer: sum(own.values()) / len(own) for layer, own in numbers.items()}
         others = {layer: mean for layer, mean in means.items() if layer not in heads}
         said += f"layers {_listed((n, means[n]) for n in heads)}"

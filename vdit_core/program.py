@@ -160,6 +160,8 @@ def conflicts(program: Program, new: Spec, layout: Layout) -> list[tuple[Asker, 
         if shared:
             layers = ", ".join(map(str, shared))
             field = new.change.field
+            if old.ranked is not None or new.ranked is not None:
+                layers += ", where the sampling chooses them for both"
             messages.append((old.asker, f"overruled in layers {layers}: a later node sets {field}"))
             messages.append((new.asker, f"overrules an earlier node's {field} in layers {layers}"))
     return messages

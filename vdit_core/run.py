@@ -172,15 +172,14 @@ class Run:
 
     @property
     def guides(self) -> list[Edit]:
-        """Those that ask for a weak evaluation after the newest one."""
+        """Those that ask for weak evaluations of the model."""
+        return [edit for edit in self._edits if isinstance(edit.change, Guide)]
+
+    def guiding(self) -> list[Edit]:
+        """Those that ask for one after the newest evaluation."""
         level = self.clock.sigma
-        return [
-            edit
-            for edit in self._edits
-            if isinstance(edit.change, Guide)
-            and self.acting(edit)
-            and self.schedule.inside(edit.window, level)
-        ]
+        ready = (edit for edit in self.guides if self.acting(edit))
+        return [edit for edit in ready if self.schedule.inside(edit.window, level)]
 
     @contextmanager
     def weakened(self, guide: Edit) -> Iterator[None]:

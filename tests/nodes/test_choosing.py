@@ -27,8 +27,8 @@ from vdit_attention.tests.nodes.entropies import (
 from vdit_attention.tests.nodes.families import HUNYUAN_VIDEO, LAYERS
 from vdit_attention.vdit_core.host import comfy as host
 from vdit_attention.vdit_core.pairs import pair_latent, pair_prompts
+from vdit_attention.vdit_core.program import Edit
 from vdit_attention.vdit_core.record import Record
-from vdit_attention.vdit_core.selection import write_heads
 
 ENHANCE: dict[str, Any] = {
     "share": 0.34,
@@ -181,13 +181,11 @@ def test_a_record_is_as_good_as_naming_its_layers(model: ModelPatcher) -> None:
     heads: dict[int, list[int]] = defaultdict(list)
     for layer, head in sorted(highest(shared, 6)):
         heads[layer].append(head)
-    text = write_heads(heads, (tiny.HEADS,) * tiny.LAYERS)
     named = model
     for layer, own in heads.items():
         asked: dict[str, Any] = {"map": "uniform", "strength": 0.4, "layers": str(layer)}
         asked |= {"heads": ",".join(map(str, own)), "start_percent": 0.0, "end_percent": 1.0}
         named = run(VDiTPerturb, model=named, branch="both", **asked)[0]
-    assert text != "none"
     assert torch.equal(tiny.sample(changed), tiny.sample(named))
 
 
@@ -213,7 +211,12 @@ def test_a_second_sampling_chooses_by_itself(model: ModelPatcher) -> None:
 
 
 def test_two_nodes_agree_and_say_so(model: ModelPatcher, lines: list[str]) -> None:
-    twice = enhanced(enhanced(model, mode="mix"), mode="mix", strength=0.2)
+    twice = enhanced(enhanced(model), strength=0.2)
+    may = "in layers 0, 1, 2, where the sampling chooses them for both"
+    assert lines == [
+        f"overruled {may}: a later node sets map",
+        f"overrules an earlier node's map {may}",
+    ]
     lines.clear()
     once = tiny.sample(enhanced(model, strength=0.2), steps=3)
     assert torch.equal(tiny.sample(twice, steps=3), once)
@@ -252,10 +255,24 @@ def test_what_cannot_be_is_refused_before_sampling(model: ModelPatcher) -> None:
         tiny.sample(transferring(model), steps=3)
 
 
+def test_a_record_of_some_heads_ranks_these_and_acts_on_whole_layers(model: ModelPatcher) -> None:
+    watched, record = tiny.watched(model, layers="0,2", heads="1-2", steps="0")
+    tiny.sample(watched)
+    means = {m.layer: 0.0 for m in record.data.measurements}
+    for m in record.data.measurements:
+        means[m.layer] += float(m.measures.entropy.mean())
+    (layer,) = highest(means, 1)
+    changed = enhanced(model, selection="from record", record=record, share=0.5)
+    (edit,) = host.program_of(changed)
+    assert isinstance(edit, Edit)
+    assert edit.where.text == f"{layer}:*"
+    assert edit.remark.startswith("high normalised entropy in the record, which holds layers 0, 2:")
+
+
 def test_the_record_of_another_model_is_refused(model: ModelPatcher) -> None:
     watched, record = tiny.watched(tiny.tiny_wan(num_layers=2))
     tiny.sample(watched)
-    with pytest.raises(ValueError, match="Wan with 2 layers of 4 heads, but this model has 3"):
+    with pytest.raises(ValueError, match="Wan with 2 layers of 4 heads, but this model is"):
         enhanced(model, selection="from record", record=record)
 
 

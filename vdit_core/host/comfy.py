@@ -156,8 +156,9 @@ def installed(run: Run, guider: Any) -> Iterator[bool]:
             (WrappersMP.APPLY_MODEL, partial(_evaluated, run, place)),
         ):
             comfy.patcher_extension.add_wrapper_with_key(kind, WRAPPER_KEY, wrapper, options)
-        after = guider.model_options.get("sampler_post_cfg_function", [])
-        guider.model_options["sampler_post_cfg_function"] = [*after, partial(_guided, run)]
+        if run.guides:
+            after = guider.model_options.get("sampler_post_cfg_function", [])
+            guider.model_options["sampler_post_cfg_function"] = [*after, partial(_guided, run)]
         yield compiled
 
 
@@ -192,7 +193,7 @@ def _evaluated(run: Run, place: _Place, executor: Any, *args: Any, **named: Any)
 def _guided(run: Run, args: dict[str, Any]) -> Tensor:
     """Post-CFG function: for each guide the model runs once more on cond, as core's PAG does it."""
     result = args["denoised"]
-    for guide in run.guides:
+    for guide in run.guiding():
         assert isinstance(guide.change, Guide)
         inputs = args["model"], [args["cond"]], args["input"], args["sigma"], args["model_options"]
         with run.weakened(guide):
