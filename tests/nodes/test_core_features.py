@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from vdit_attention.tests.nodes import tiny
 from vdit_attention.tests.nodes.families import HUNYUAN_VIDEO
 from vdit_attention.tests.nodes.test_labels import assert_labels, planted
+from vdit_attention.vdit_core.edits.flatten import Flatten
+from vdit_attention.vdit_core.edits.guide import Guide
 from vdit_attention.vdit_core.edits.sparsity import Sparsify
 from vdit_attention.vdit_core.edits.temperature import Temperature
 from vdit_attention.vdit_core.edits.transfer import PairTransfer
@@ -231,8 +233,11 @@ def test_every_copy_of_the_model_is_watched_and_changed(
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in modules)
 
 
-@pytest.mark.parametrize("change", [PairTransfer(1.0), Sparsify((0.5,) * 3, "exact two-run")])
-def test_pairs_and_thresholds_are_right_on_two_devices(
+TWO_RUN = Sparsify((0.5,) * 3, "exact two-run")
+
+
+@pytest.mark.parametrize("change", [PairTransfer(1.0), TWO_RUN, Guide(1.0), Flatten(0.3)], ids=str)
+def test_what_a_run_remembers_is_right_on_two_devices(
     change: Any, model: ModelPatcher, devices: list[torch.device]
 ) -> None:
     how: dict[str, Any] = {}
