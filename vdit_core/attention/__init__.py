@@ -5,15 +5,26 @@ from .checks import finite
 from .dense import Dense
 from .masks import cut, hiding_text, prompt_length
 from .measure import measure
+from .parts import PARTS, measure_parts, measure_words
 from .probes import PROBED, RATES, TEMPERATURES, probe
-from .results import ALWAYS_KEPT, KEPT_OF_CROSS, MORE_KEPT, MapMeasures, Measures, TextMeasures
+from .results import (
+    ALWAYS_KEPT,
+    ALWAYS_KEPT_OF_CROSS,
+    KEPT_OF_CROSS,
+    MORE_KEPT,
+    MapMeasures,
+    Measures,
+    TextMeasures,
+)
 from .thin import Thinning
 
 __all__ = [
     "ALWAYS_KEPT",
+    "ALWAYS_KEPT_OF_CROSS",
     "IMPLEMENTATIONS",
     "KEPT_OF_CROSS",
     "MORE_KEPT",
+    "PARTS",
     "PROBED",
     "RATES",
     "TEMPERATURES",
@@ -27,6 +38,8 @@ __all__ = [
     "finite",
     "hiding_text",
     "measure",
+    "measure_parts",
+    "measure_words",
     "probe",
     "prompt_length",
 ]
