@@ -15,7 +15,7 @@ from typing import Any
 
 from . import workflow_notes as notes
 from .canvas import Canvas, Group
-from .graphs import probe, recorded, sinks, structure, sweep
+from .graphs import entropy, probe, recorded, sinks, structure, sweep
 from .server import ComfyServer
 from .stages import Stage, draw, tell, transfer
 from .workflow_api import Json
@@ -300,6 +300,7 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
     **sweep.WORKFLOWS,
     **sinks.WORKFLOWS,
     **structure.WORKFLOWS,
+    **entropy.WORKFLOWS,
 }
 
 

@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import (
     capture,
     edit,
+    entropy,
     look,
     merge,
     sensitivity,
@@ -27,6 +28,7 @@ MODULES = (
     look,
     structure,
     sinks,
+    entropy,
     edit,
     text,
     transfer,

@@ -41,7 +41,9 @@ PLANS = {
 def operands(length: int, keys: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shape = B, HEADS, length, WIDTH
-    q, k = (torch.randn(*shape[:2], n, WIDTH, generator=generator) for n in (length, keys or length))
+    q, k = (
+        torch.randn(*shape[:2], n, WIDTH, generator=generator) for n in (length, keys or length)
+    )
     return 2 * q, k
 
 
@@ -141,7 +143,7 @@ def test_rows_and_heads_are_the_chosen_ones() -> None:
 
 
 def test_what_is_next_to_nothing_still_has_its_entropy() -> None:
-    """Where all look at one other frame, the own frame's weights are as e⁻²⁰⁰: flat, all the same."""
+    """Where all look at the last frame, weights on others are as e⁻²⁰⁰: flat, all the same."""
     q, k = torch.zeros(2, B, HEADS, len(GRID), WIDTH)
     q[..., 0], k[:, :, -10:, 0] = 200 * WIDTH**0.5, 1
     found = parts(q, k, UNTOUCHED, GRID)

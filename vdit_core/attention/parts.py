@@ -89,9 +89,7 @@ def measure_words(
     return {"prompt_places": torch.stack(found)}
 
 
-def _check(
-    q: Tensor, k: Tensor, plan: AttentionPlan, mask: Tensor | None, grid: TokenGrid
-) -> None:
+def _check(q: Tensor, k: Tensor, plan: AttentionPlan, mask: Tensor | None, grid: TokenGrid) -> None:
     check_operands(q, k, None)
     check_mask(mask, q, k)
     check_region(plan, q, k)
