@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..canvas import Canvas, Group, Node, Socket
+from ..canvas import Canvas, Group, Node
 from ..stages import Stage
 from ..workflow_notes import MOCHI as MOCHI_WEIGHTS
 from ..workflow_notes import TOY as TOY_RESULTS
@@ -29,15 +29,18 @@ and gives the layers of the highest and of the lowest half by wires.
 """
 
 TOY_ENTROPY = f"""{TOY_RESULTS}{_ENTROPY}
-**Look at** the two videos at the end.
+**Look at** layer 0, which looks most widely at every step, and at the energy, most of which is in
+the last layers, whose places look at few moments of their own past and future. In the two videos at
+the end half of each map is replaced by the uniform one: in the layers that look widely this costs
+the circle some of its size, in the others the stripes and the last frames.
 
 **Try** `share` = 0.2, or `quantity` = `temporal mass`.
 """
 
 WAN_ENTROPY = f"""{WAN_WEIGHTS}{_ENTROPY}
-**Look at** the two videos at the end: the identity in the layers that look most widely, and in
-those that look most narrowly. The paper ties the first to a video's quality, the others to
-structure within a frame.
+**Look at** the two videos at the end: half of each map replaced by the uniform one, in the layers
+that look widely and in those that look narrowly. The paper ties maps of high entropy to a video's
+quality, those of low entropy to the structure within a frame.
 
 **Try** `share` = 0.2, or `quantity` = `temporal mass`.
 """
@@ -63,18 +66,15 @@ def entropy(canvas: Canvas, world: World, note: str, **chosen: Any) -> None:
     with canvas.group("The video, unchanged by watching", colour="result", **place) as above:
         stage.save(latent, "Video", "entropy_video")
     halves = {
-        "Identity in the half that looks widely": plots[0]["high_layers"],
-        "Identity in the half that looks narrowly": plots[0]["low_layers"],
+        "Blurred: the half that looks widely": plots[0]["high_layers"],
+        "Blurred: the half that looks narrowly": plots[0]["low_layers"],
     }
     for number, (title, layers) in enumerate(halves.items()):
         with canvas.group(title, across=True, colour="ours", below=above) as above:
-            model = _perturbed(canvas, stage.model, layers)
+            half = {"map": "uniform", "strength": 0.5, "layers": layers}
+            model = canvas.add("VDiTPerturb", model=stage.model, **half)["MODEL"]
             sampled = stage.sample(model, stage.prompts[0])
             stage.save(sampled, title, f"entropy_half_{number}")
-
-
-def _perturbed(canvas: Canvas, model: Socket, layers: Socket) -> Socket:
-    return canvas.add("VDiTPerturb", model=model, map="identity", layers=layers)["MODEL"]
 
 
 def keep(canvas: Canvas, drawn: Node, title: str, file: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from vdit_attention.tests.oracle import Case, wish_of
+from vdit_attention.tests.parts import true_parts
 from vdit_attention.tests.thinned import thinned
 from vdit_attention.vdit_core.attention import PARTS, measure_parts, measure_words
 from vdit_attention.vdit_core.grid import TokenGrid
@@ -49,36 +50,6 @@ def operands(length: int, keys: int | None = None, seed: int = 0) -> tuple[Tenso
 
 def maps_of(q: Tensor, k: Tensor, plan: AttentionPlan, mask: Tensor | None = None) -> Tensor:
     return Case(q, k, k, wish_of(replace(plan, gate=None), B, HEADS), mask).true_maps()
-
-
-def true_parts(maps: Tensor, grid: TokenGrid) -> dict[str, Tensor]:
-    """Query by query: which keys are of its frame, and which of its place, by their coordinates."""
-    found: dict[str, list[list[Tensor]]] = {name: [] for name in PARTS}
-    where = torch.cartesian_prod(*map(torch.arange, (grid.frames, grid.rows, grid.cols)))
-    where = where.view(-1, 3).tolist()
-    for row in maps:
-        for name in PARTS:
-            found[name].append([])
-        for head in row:
-            kept: dict[str, list[float]] = {name: [] for name in PARTS}
-            for n, (frame, *place) in enumerate(where):
-                weights = head[grid.prefix + n]
-                mine = {
-                    "spatial": [i for i, at in enumerate(where) if at[0] == frame],
-                    "temporal": [i for i, at in enumerate(where) if at[1:] == place],
-                }
-                for part, keys in mine.items():
-                    chosen = weights[[grid.prefix + i for i in keys]]
-                    mass = float(chosen.sum())
-                    kept[f"{part}_mass"].append(mass)
-                    if mass > 0:
-                        p = chosen[chosen > 0] / mass
-                        kept[f"{part}_entropy"].append(float(-(p * p.log()).sum()))
-            for name in PARTS:
-                values = kept[name]
-                mean = sum(values) / len(values) if values else math.nan
-                found[name][-1].append(torch.tensor(mean, dtype=torch.float64))
-    return {name: torch.stack([torch.stack(row) for row in rows]) for name, rows in found.items()}
 
 
 def check(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
