@@ -19,6 +19,7 @@ from . import (
     text,
     toy,
     transfer,
+    words,
 )
 
 MODULES = (
@@ -27,6 +28,7 @@ MODULES = (
     merge,
     look,
     structure,
+    words,
     sinks,
     entropy,
     edit,

@@ -1,4 +1,4 @@
-"""Workflows of entropy and energy by layer (2504.12027, Fig. 4)."""
+"""Workflows of entropy and energy by layer (2504.12027, Fig. 4), and of single words."""
 
 from __future__ import annotations
 
@@ -48,6 +48,59 @@ quality, those of low entropy to the structure within a frame.
 MOCHI_ENTROPY = WAN_ENTROPY.replace(WAN_WEIGHTS, MOCHI_WEIGHTS)
 
 
+_HEATMAP = """## From where is a word looked at?
+
+With `words` on, **VDiT Capture** keeps how much each place of the video looks at each word of the
+prompt; **VDiT Token Heatmap** draws that over the decoded frames, and makes a mask of it, frame by
+frame, for any node that takes one.
+"""
+
+TOY_HEATMAP = f"""{TOY_RESULTS}{_HEATMAP}
+**Look at** the rows of the picture: “red”, “circle” and “falling” are looked at from the circle,
+wherever it is, “striped” from everywhere but there.
+
+**Try** `words` = `red circle` for a mask of the object, or `layers` = `0` and then `-1`.
+"""
+
+WAN_HEATMAP = f"""{WAN_WEIGHTS}{_HEATMAP}
+The record is kept small: a few layers, one step, the positive prompt alone.
+
+**Look at** the mask: does it follow the object?
+
+**Try** other words of the prompt, `layers` = `15`, or `steps` = `0,mid,-1` on VDiT Capture.
+"""
+
+MOCHI_HEATMAP = WAN_HEATMAP.replace(WAN_WEIGHTS, MOCHI_WEIGHTS)
+
+
+def token_heatmap(canvas: Canvas, world: World, note: str, words: str, **chosen: Any) -> None:
+    """Capture where words are looked at from, and draw it over the video."""
+    stage = Stage(canvas, world, note, {"Prompt": world.prompt})
+    with canvas.group("Watch the model", colour="ours"):
+        capture = canvas.add("VDiTCapture", model=stage.model, words=True, **chosen)
+        latent = stage.sample(capture["MODEL"], stage.prompts[0])
+    with canvas.group("The video, unchanged by watching", colour="result") as above:
+        frames = stage.save(latent, "Video", "token_heatmap_video")
+    title = "From where is each word looked at?"
+    with canvas.group(title, across=True, colour="ours", below=above) as above:
+        drawn = canvas.add(
+            "VDiTTokenHeatmap",
+            title=title,
+            record=capture["record"],
+            latent=latent,
+            frames=frames,
+            clip=stage.loaded.clip,
+            words=words,
+            text=world.prompt,
+        )
+        keep(canvas, drawn, title, f"{world.name}_token_heatmap", "sheet")
+    with canvas.group("All these words", across=True, colour="result", below=above) as above:
+        world.save(canvas, drawn["IMAGE"], "All these words", f"vdit/{world.name}_token_overlay")
+    with canvas.group("The mask", across=True, colour="result", below=above):
+        mask = canvas.add("MaskToImage", mask=drawn["mask"])["IMAGE"]
+        world.save(canvas, mask, "The mask", f"vdit/{world.name}_token_mask")
+
+
 def entropy(canvas: Canvas, world: World, note: str, **chosen: Any) -> None:
     """Capture one video, draw each quantity, and perturb the layers of either half."""
     stage = Stage(canvas, world, note, {"Prompt": world.prompt})
@@ -77,14 +130,23 @@ def entropy(canvas: Canvas, world: World, note: str, **chosen: Any) -> None:
             stage.save(sampled, title, f"entropy_half_{number}")
 
 
-def keep(canvas: Canvas, drawn: Node, title: str, file: str) -> None:
+def keep(canvas: Canvas, drawn: Node, title: str, file: str, output: str = "IMAGE") -> None:
     """Save a picture and show its table."""
-    canvas.add("SaveImage", title=title, images=drawn["IMAGE"], filename_prefix=f"vdit/{file}")
+    canvas.add("SaveImage", title=title, images=drawn[output], filename_prefix=f"vdit/{file}")
     canvas.add("PreviewAny", title=f"{title} In numbers", wide=420, source=drawn["report"])
 
 
 WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
     "toy_entropy": lambda c: entropy(c, TOY, TOY_ENTROPY, steps="all"),
     "wan21_entropy": lambda c: entropy(c, WAN21, WAN_ENTROPY, steps="0,mid,-1", branch="cond"),
+    "toy_token_heatmap": lambda c: token_heatmap(
+        c, TOY, TOY_HEATMAP, "red, circle, falling, striped"
+    ),
+    "wan21_token_heatmap": lambda c: token_heatmap(
+        c, WAN21, WAN_HEATMAP, "car, coastal road", layers="10-20", branch="cond"
+    ),
+    "mochi_token_heatmap": lambda c: token_heatmap(
+        c, MOCHI, MOCHI_HEATMAP, "car, coastal road", layers="16-32", branch="cond"
+    ),
     "mochi_entropy": lambda c: entropy(c, MOCHI, MOCHI_ENTROPY, steps="mid", branch="cond"),
 }

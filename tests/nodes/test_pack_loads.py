@@ -28,6 +28,8 @@ INPUTS = {
     "VDiTStructure": "record, latent, view, layer, head, step, branch, images, other, other_latent",
     "VDiTTextAttention": "record, latent, layer, tokens, step, branch, clip, text",
     "VDiTEntropyPlot": "record, latent, quantity, share, granularity, steps, branch",
+    "VDiTTokenHeatmap": "record, latent, frames, words, layers, step, branch, opacity, threshold, "
+    "clip, text",
     "VDiTSaveRecord": "record, latent, filename_prefix",
     "VDiTLoadRecord": "file",
     "VDiTTemperature": "model, temperature, layers, heads, start_percent, end_percent, branch, "
@@ -64,6 +66,7 @@ OUTPUTS = {
     "VDiTTextAttention": "IMAGE, STRING, STRING",
     "VDiTEntropyPlot": "IMAGE, STRING, VDIT_HEADS, STRING, VDIT_HEADS, STRING, STRING, STRING, "
     "STRING",
+    "VDiTTokenHeatmap": "IMAGE, MASK, MASK, IMAGE, STRING, STRING",
     "VDiTSaveRecord": "",
     "VDiTLoadRecord": "VDIT_RECORD",
     "VDiTTemperature": "MODEL",
@@ -89,6 +92,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     | {"text": False, "energy": False, "words": False},
     "VDiTEntropyPlot": {"quantity": "entropy share", "share": 0.5, "granularity": "layers"}
     | {"steps": "all", "branch": "both"},
+    "VDiTTokenHeatmap": {"words": "", "layers": "all", "step": "mid", "opacity": 0.6}
+    | {"threshold": 0.5, "branch": "both", "text": ""},
     "VDiTTransfer": {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "branch": "both"},
     "VDiTRecordSource": {"dtype": "bf16", "place": "memory", "layers": "all"},
     "VDiTReplaySource": {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},
