@@ -137,7 +137,7 @@ def keep(canvas: Canvas, drawn: Node, title: str, file: str, output: str = "IMAG
 
 
 WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
-    "toy_entropy": lambda c: entropy(c, TOY, TOY_ENTROPY, steps="all"),
+    "toy_entropy": lambda c: entropy(c, TOY, TOY_ENTROPY, steps="0,4,8,12,16,19"),
     "wan21_entropy": lambda c: entropy(c, WAN21, WAN_ENTROPY, steps="0,mid,-1", branch="cond"),
     "toy_token_heatmap": lambda c: token_heatmap(
         c, TOY, TOY_HEATMAP, "red, circle, falling, striped"
