@@ -16,6 +16,14 @@ SIDES: tuple[Side, ...] = ("high", "low")
 Numbers = Mapping[int, Mapping[int, float]]  # a number for each head of each layer
 
 
+def granularity_of(text: str) -> Granularity:
+    """What a user asked for. Raises ValueError for another word."""
+    for one in GRANULARITIES:
+        if text == one:
+            return one
+    raise ValueError(f"granularity: got {text!r}, allowed are {', '.join(GRANULARITIES)}")
+
+
 def share_of(
     numbers: Numbers, share: float, side: Side, granularity: Granularity = "layers"
 ) -> dict[int, tuple[int, ...]]:

@@ -7,12 +7,13 @@ from typing import Any
 
 from ..canvas import Canvas, Group, Node
 from ..stages import Stage
+from ..workflow_api import Json
 from ..workflow_notes import MOCHI as MOCHI_WEIGHTS
 from ..workflow_notes import TOY as TOY_RESULTS
 from ..workflow_notes import WAN as WAN_WEIGHTS
 from ..worlds import MOCHI, TOY, WAN21, World
 
-PLOTS = {
+PLOTS: dict[str, Json] = {
     "How widely does each layer look?": {"quantity": "entropy share"},
     "How much does it put out?": {"quantity": "energy proportion"},
     "Within its own frame": {"quantity": "spatial entropy share"},
@@ -107,27 +108,28 @@ def entropy(canvas: Canvas, world: World, note: str, **chosen: Any) -> None:
     with canvas.group("Watch the model", colour="ours"):
         capture = canvas.add("VDiTCapture", model=stage.model, energy=True, **chosen)
         latent = stage.sample(capture["MODEL"], stage.prompts[0])
-    place: dict[str, Group] = {}
+    with canvas.group("The video, unchanged by watching", colour="result") as above:
+        stage.save(latent, "Video", "entropy_video")
     plots: list[Node] = []
+    place: dict[str, Group] = {"right_of": above}
     for title, asked in PLOTS.items():
         with canvas.group(title, across=True, colour="ours", **place) as above:
-            record = {"record": capture["record"], "latent": latent}
-            drawn = canvas.add("VDiTEntropyPlot", title=title, **record, **asked)
+            how: Json = {"record": capture["record"], "latent": latent} | asked
+            drawn = canvas.add("VDiTEntropyPlot", title=title, **how)
             keep(canvas, drawn, title, f"{world.name}_entropy_{len(plots)}")
             plots.append(drawn)
         place = {"below": above}
-    with canvas.group("The video, unchanged by watching", colour="result", **place) as above:
-        stage.save(latent, "Video", "entropy_video")
     halves = {
         "Blurred: the half that looks widely": plots[0]["high_layers"],
         "Blurred: the half that looks narrowly": plots[0]["low_layers"],
     }
     for number, (title, layers) in enumerate(halves.items()):
-        with canvas.group(title, across=True, colour="ours", below=above) as above:
-            half = {"map": "uniform", "strength": 0.5, "layers": layers}
+        with canvas.group(title, across=True, colour="ours", **place) as above:
+            half: Json = {"map": "uniform", "strength": 0.5, "layers": layers}
             model = canvas.add("VDiTPerturb", model=stage.model, **half)["MODEL"]
             sampled = stage.sample(model, stage.prompts[0])
             stage.save(sampled, title, f"entropy_half_{number}")
+        place = {"below": above}
 
 
 def keep(canvas: Canvas, drawn: Node, title: str, file: str, output: str = "IMAGE") -> None:

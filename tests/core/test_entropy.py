@@ -99,7 +99,11 @@ def test_the_attention_to_the_text_is_read_where_it_is_outside() -> None:
     cross = tuple(
         CrossMeasurement(
             f"blocks.{m.layer}.cross_attn",
-            *(getattr(m, name) for name in ("layer", "step", "evaluation", "sigma", "branch")),
+            m.layer,
+            m.step,
+            m.evaluation,
+            m.sigma,
+            m.branch,
             m.item,
             m.heads,
             TextMeasures(mass, m.measures.entropy / 4),

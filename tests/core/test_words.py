@@ -21,8 +21,7 @@ from vdit_attention.vdit_core.sites import Excerpt
 from vdit_attention.vdit_core.words import tokens_of
 
 TEXT = "A snowy forest, a dog's (red:1.2) ball; snow again"
-PIECES = ["A", "snow", "y", "forest", ",", "a", "dog", "'", "s", "red", "ball", ";", "snow"]
-PIECES += ["again", "</s>"]
+PIECES = "A snow y forest , a dog ' s red ball ; snow again </s>".split()
 
 GRID = TokenGrid(3, 5, 7, prefix=2, suffix=1)
 FRAMES, SIZE = 9, (20, 28)  # of the decoded video: 4 frames to a latent one, 4 pixels to a token

@@ -33,8 +33,7 @@ from vdit_attention.vdit_core.entropy import QUANTITIES
 from vdit_attention.vdit_core.record import Record, RecordData, load_record, save_record
 
 CAPTURE: dict[str, Any] = {"layers": "all", "heads": "0,2", "steps": "all", "branch": "both"}
-PLOT: dict[str, Any] = {"quantity": "entropy share", "share": 0.5, "granularity": "layers"}
-PLOT |= {"steps": "all", "branch": "both"}
+PLOT: dict[str, Any] = {"share": 0.5, "granularity": "layers", "steps": "all", "branch": "both"}
 WINDOW: dict[str, Any] = {"start_percent": 0.0, "end_percent": 1.0, "branch": "both"}
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 
@@ -147,7 +146,7 @@ def test_the_parts_of_an_edited_map_are_measured() -> None:
 
 def test_its_wires_fit_the_nodes_that_take_them() -> None:
     data, _, _ = captured(WAN, heads="all")
-    heads = run(VDiTEntropyPlot, Record(data), **(PLOT | {"granularity": "heads"}))
+    heads = run(VDiTEntropyPlot, Record(data), **(plot("entropy") | {"granularity": "heads"}))
     model = run(VDiTSkipHeads, WAN.make(), heads[2], **WINDOW)[0]
     (edit,) = model.model_options["transformer_options"]["vdit_program"]
     counts = (HEADS,) * LAYERS
@@ -160,7 +159,7 @@ def test_its_wires_fit_the_nodes_that_take_them() -> None:
         for e in (edit, other)
     ]
     assert not chosen[0] & chosen[1] and len(chosen[0] | chosen[1]) == HEADS * LAYERS
-    layers = run(VDiTEntropyPlot, Record(data), **PLOT)
+    layers = run(VDiTEntropyPlot, Record(data), **plot("entropy"))
     assert layers[6:8] == heads[6:8]  # whole layers, whatever the granularity
     sampled = run(VDiTPerturb, WAN.make(), "uniform", 0.5, layers[7], "all", **WINDOW)[0]
     assert bool(torch.isfinite(WAN.sample(sampled, steps=1)).all())

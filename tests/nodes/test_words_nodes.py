@@ -20,8 +20,8 @@ from vdit_attention.vdit_core.host.toy_sampling import (
 from vdit_attention.vdit_core.record import Record, load_record, save_record
 
 CAPTURE: dict[str, Any] = {"layers": "all", "heads": "all", "steps": "mid", "branch": "cond"}
-LOOK: dict[str, Any] = {"layers": "all", "step": "mid", "branch": "both", "opacity": 0.6}
-LOOK |= {"threshold": 0.5}
+MOMENT: dict[str, Any] = {"layers": "all", "step": "mid", "branch": "both"}
+LOOK = MOMENT | {"opacity": 0.6, "threshold": 0.5}
 PROMPT = "a red circle falling on a striped background"
 SEEDS = [4, 5]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..entropy import Levels
-from ..ranking import GRANULARITIES, Granularity
+from ..ranking import Granularity, granularity_of
 from ..sites import in_runs
 from .entropy_sheet import Sides, draw_sheet
 from .quantities import with_unit
@@ -33,26 +33,22 @@ def draw_entropy(levels: Levels, share: float, granularity: str) -> EntropyFigur
     The texts of layers are of whole layers whatever the granularity. Raises ValueError for a share
     or granularity that does not exist.
     """
-    asked = next((one for one in GRANULARITIES if one == granularity), None)
-    if asked is None:
-        raise ValueError(
-            f"granularity: got {granularity!r}, allowed are {', '.join(GRANULARITIES)}"
-        )
+    asked = granularity_of(granularity)
     sides = _sides(levels, share, asked)
     whole = sides if asked == "layers" else _sides(levels, share, "layers")
-    texts = [levels.write(side) for side in (sides.high, sides.low)]
-    layers = [levels.write_layers(side) for side in (whole.high, whole.low)]
+    high, low = levels.write(sides.high), levels.write(sides.low)
+    layers = levels.write_layers(whole.high), levels.write_layers(whole.low)
     lines = [
         f"{levels.quantity.title} ({levels.quantity.unit})",
         f"mean of {levels.calls} · {levels.header.model}",
-        f"highest {100 * share:g} % of the {asked}: {texts[0]}",
-        f"lowest {100 * share:g} % of the {asked}: {texts[1]}",
+        f"highest {100 * share:g} % of the {asked}: {high}",
+        f"lowest {100 * share:g} % of the {asked}: {low}",
         *_about(levels),
         "",
         _by_layer(levels, whole).text(),
     ]
-    image = draw_sheet(levels, sides, layers if asked == "layers" else texts)
-    return EntropyFigure(image, "\n".join(lines), *texts, *layers, _table(levels, sides))
+    image = draw_sheet(levels, sides, layers if asked == "layers" else (high, low))
+    return EntropyFigure(image, "\n".join(lines), high, low, *layers, _table(levels, sides))
 
 
 def _sides(levels: Levels, share: float, granularity: Granularity) -> Sides:
