@@ -87,6 +87,28 @@ CHAPTERS = (
         more="The video, which watching does not change",
     ),
     Chapter(
+        "toy_token_heatmap",
+        "From where is a word looked at?",
+        "The weight that each place of the video gives a word of the prompt, in the middle of the "
+        "sampling, mean of all layers. “red”, “circle” and “falling” are looked at from the "
+        "circle, wherever it is; “striped” from everywhere but there. Below, the same over every "
+        "frame, and the mask that comes of it.",
+        first="sheets",
+        more="The video, the words over it, the mask",
+    ),
+    Chapter(
+        "toy_entropy",
+        "Which layers look widely, which narrowly?",
+        "Figure 4 of the second paper. Entropy and energy of each layer at every step; entropy "
+        "within the own frame, and at the own place over the frames, which is our counterpart of "
+        "spatial and temporal attention; and head by head. Layer 0 looks most widely and puts out "
+        "least, the last layers look at few moments and put out most. Below, half of each map is "
+        "replaced by the uniform one: in the layers that look widely the circle gets smaller, in "
+        "those that look narrowly the stripes are gone and the last frames fall apart. One seed.",
+        first="sheets",
+        more="The video, and with either half of the layers blurred",
+    ),
+    Chapter(
         "toy_temperature",
         "Turn one number: temperature",
         "The scores are divided by T before the softmax. Below 1 every token looks at fewer "

@@ -8,6 +8,7 @@ from . import (
     capture,
     edit,
     enhance,
+    entropy,
     look,
     merge,
     sensitivity,
@@ -19,6 +20,7 @@ from . import (
     text,
     toy,
     transfer,
+    words,
 )
 
 MODULES = (
@@ -27,7 +29,9 @@ MODULES = (
     merge,
     look,
     structure,
+    words,
     sinks,
+    entropy,
     edit,
     text,
     transfer,

@@ -22,11 +22,17 @@ _MORE = {
     "sparsity": "Also measure the exact quantile at `rate`, the mass below it, the mass kept at "
     "other rates, and the share of keys that hold 95 % of a row's mass. Takes longest.",
 }
-_PROBED = {
+_FURTHER = {
     "sensitivity": "Also measure how far each layer's attention output moves when its smallest "
     "weights are dropped, at rates from 0.1 to 0.95: for VDiT Sensitivity. Takes several times as "
     "long as the other measurements; a few steps are enough.",
     "temperatures": "Also measure the row entropy at temperatures from 0.25 to 4.",
+    "energy": "Also measure the energy of the attention's output, and apart from one another what "
+    "each token does within its own frame (spatial) and at its own place over the frames "
+    "(temporal): entropy and mass. For VDiT Entropy Plot.",
+    "words": "Also keep where on the video each word of the prompt is looked at from, mean of the "
+    "captured heads: for VDiT Token Heatmap. Large: 2 bytes × tokens of the video × tokens of the "
+    "prompt for each layer, step, branch and video (Wan at 480p, 30 tokens: 2 MB).",
 }
 _TEXT = (
     "Also measure what each token of the prompt receives: from the video and, where both attend "
@@ -110,7 +116,7 @@ class VDiTCapture(io.ComfyNode):
                 io.Boolean.Input("text", default=False, optional=True, tooltip=_TEXT),
                 *(
                     io.Boolean.Input(name, default=False, optional=True, tooltip=meaning)
-                    for name, meaning in _PROBED.items()
+                    for name, meaning in _FURTHER.items()
                 ),
             ],
             outputs=[
@@ -140,11 +146,14 @@ class VDiTCapture(io.ComfyNode):
         text: bool = False,
         sensitivity: bool = False,
         temperatures: bool = False,
+        energy: bool = False,
+        words: bool = False,
     ) -> io.NodeOutput:
         filled = Record()
         chosen, at = parse_where(layers, heads), parse_selection(steps, "steps")
         asked = {"sinks": sinks, "structure": structure, "sparsity": sparsity, "text": text}
         asked |= {"sensitivity": sensitivity, "temperatures": temperatures}
+        asked |= {"energy": energy, "words": words}
         more = tuple(name for name, wanted in asked.items() if wanted)
         shown = None if frames.strip() == "all" else parse_selection(frames, "frames")
         asker = sockets.asker(cls)

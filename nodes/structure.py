@@ -105,7 +105,7 @@ class VDiTStructure(io.ComfyNode):
         second = None if other is None else other.data
         if second is not None and other_latent is not None:
             check_origin(second, other_latent["samples"])
-        videos = _videos(images, record, latent)
+        videos = None if images is None else videos_of(images, "images", record, latent)
 
         def draw(chosen: Chosen) -> Statistics:
             video = None if videos is None else videos[chosen.item]
@@ -209,17 +209,15 @@ def _drawn(
     return io.NodeOutput(image, report, table.csv(), ui=ui.PreviewImage(image, cls=node))
 
 
-def _videos(
-    images: Tensor | None, record: Record, latent: Latent | None
-) -> tuple[Tensor, ...] | None:
-    """The decoded videos of the batch, one after the other in `images`, apart."""
-    if images is None:
-        return None
-    frames = colours_of(images, "images")
+def videos_of(
+    images: Tensor, name: str, record: Record, latent: Latent | None
+) -> tuple[Tensor, ...]:
+    """The decoded videos of the batch, one after the other in the input `name`, apart."""
+    frames = colours_of(images, name)
     count = captured_items(record.data)[-1] + 1 if latent is None else len(latent["samples"])
     if len(frames) % count:
         raise ValueError(
-            f"images: {len(frames)} frames are not {count} videos of one length; connect what VAE "
+            f"{name}: {len(frames)} frames are not {count} videos of one length; connect what VAE "
             "Decode made of the latent of this record"
         )
     return frames.chunk(count)

@@ -20,6 +20,7 @@ from .sources import DTYPES, Source
 
 SOURCED = PairTransfer | Replay | Freeze  # edits of the field `source`
 TOGETHER = frozenset({"temperature", "gate", "text", "guidance"})  # fields of which several act
+OF_TEXT = frozenset({"text", "words"})  # switches of a capture that ask for the prompt's tokens
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ class Edit:
 class Capture:
     """Measure the maps of chosen heads at chosen steps into a record.
 
-    more: which further statistics, names of MORE_KEPT and PROBED. frames: which latent frames the
-    maps show, a run of them. tau, rate: see Measures. earlier: a record of the sampling before, to
-    go on with.
+    more: which further statistics, names of MORE_KEPT and PROBED, or words. frames: which latent
+    frames the maps show, a run of them. tau, rate: see Measures. earlier: a record of the sampling
+    before, to go on with.
     """
 
     asker: Asker
@@ -136,10 +137,10 @@ def chosen_heads(where: HeadList, layout: Layout) -> dict[Site, tuple[int, ...]]
 
 
 def acted_on(spec: Spec, layout: Layout) -> dict[Site, tuple[int, ...]]:
-    """Sites and heads a spec acts on: those it names, and for a capture of text the
+    """Sites and heads a spec acts on: those it names, and for a capture of text or words the
     cross-attention of the same layers."""
     chosen = chosen_heads(spec.where, layout)
-    if isinstance(spec, Capture) and "text" in spec.more:
+    if isinstance(spec, Capture) and OF_TEXT & {*spec.more}:
         layers = {site.layer: heads for site, heads in chosen.items()}
         chosen |= {s: layers[s.layer] for s in layout.of_text() if s.layer in layers}
     return chosen

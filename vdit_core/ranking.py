@@ -41,6 +41,14 @@ def check_share(share: float) -> None:
         raise ValueError(f"share: got {share}, allowed is 0 to 1; 0.5 is half of them")
 
 
+def granularity_of(text: str) -> Granularity:
+    """What a user asked for. Raises ValueError for another word."""
+    for one in GRANULARITIES:
+        if text == one:
+            return one
+    raise ValueError(f"granularity: got {text!r}, allowed are {', '.join(GRANULARITIES)}")
+
+
 def share_of(
     numbers: Numbers, share: float, side: Side, granularity: Granularity = "layers"
 ) -> dict[int, tuple[int, ...]]:

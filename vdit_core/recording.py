@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .attention import (
     ALWAYS_KEPT,
-    KEPT_OF_CROSS,
+    ALWAYS_KEPT_OF_CROSS,
     MORE_KEPT,
     PROBED,
     MapMeasures,
     TextMeasures,
     measure,
+    measure_parts,
+    measure_words,
     probe,
     prompt_length,
 )
@@ -25,7 +27,7 @@ from .continuing import check_joins, joined
 from .grid import TokenGrid
 from .operands import Operands
 from .plan import AttentionPlan
-from .program import Capture
+from .program import OF_TEXT, Capture
 from .record import CrossMeasurement, Header, Measurement, RecordData
 from .sites import Call, Layout, Site
 from .steps import Schedule
@@ -75,7 +77,7 @@ class Recorder:
         self, call: Call, x: Operands, given: Tensor | None, row: int
     ) -> tuple[int, int, int] | None:
         """Where a row's text keys begin and end, and how many are no padding; None if not asked."""
-        if "text" not in self.capture.more:
+        if not OF_TEXT & {*self.capture.more}:
             return None
         if call.site.kind == "cross":
             every = slice(0, x.k.shape[2])
@@ -100,7 +102,7 @@ class Recorder:
         capture = self.capture
         wants = {*ALWAYS_KEPT, *(name for more in capture.more for name in MORE_KEPT.get(more, ()))}
         if site.kind == "cross":
-            wants = {*KEPT_OF_CROSS}
+            wants = {*ALWAYS_KEPT_OF_CROSS}
         elif text is None:
             wants -= {*MORE_KEPT["text"]}
         result = measure(
@@ -120,28 +122,40 @@ class Recorder:
             mask=x.mask,
             scale=x.scale,
         )
-        joint = site.kind != "cross"
-        probed = self._probed(plan, x, rows, torch.tensor(heads)) if joint else {}
+        further = self._further(site, plan, x, rows, text)
         found: list[Found] = []
         for index, row in enumerate(rows):
             what = site.name, site.layer, call.step, call.evaluation, call.sigma
             whom = call.branches[row], call.items[row], heads
             where = call.prompts[row], call.excerpt, text[2] if text else None
-            if joint:
-                measures = MapMeasures.of(result, index, probed)
-                found.append(Measurement(*what, *whom, measures, grid, *where))
+            if site.kind == "cross":
+                told = TextMeasures.of(result, index, further)
+                found.append(CrossMeasurement(*what, *whom, told, *where))
             else:
-                found.append(CrossMeasurement(*what, *whom, TextMeasures.of(result, index), *where))
+                measures = MapMeasures.of(result, index, further)
+                found.append(Measurement(*what, *whom, measures, grid, *where))
         return found
 
-    def _probed(
-        self, plan: AttentionPlan, x: Operands, rows: list[int], heads: Tensor
+    def _further(
+        self,
+        site: Site,
+        plan: AttentionPlan,
+        x: Operands,
+        rows: list[int],
+        text: tuple[int, int, int] | None,
     ) -> dict[str, Tensor]:
-        """What the call would do under other plans, by the fields of MapMeasures."""
-        found: dict[str, Tensor] = {}
-        for what in (switch for switch in self.capture.more if switch in PROBED):
-            asked = partial(probe, what, x.q, x.k, x.v, plan, rows=rows, heads=heads)
-            found |= asked(mask=x.mask, scale=x.scale, poll=self._poll)
+        """What takes a pass of its own, by the fields of a record's measures."""
+        asked, found = self.capture.more, dict[str, Tensor]()
+        how: dict[str, Any] = {"rows": rows, "heads": torch.tensor(self.chosen[site])}
+        how |= {"mask": x.mask, "scale": x.scale, "poll": self._poll}
+        if site.kind != "cross":
+            for what in (switch for switch in asked if switch in PROBED):
+                found |= probe(what, x.q, x.k, x.v, plan, **how)
+            if "energy" in asked:
+                found |= measure_parts(x.q, x.k, plan, grid=x.grid(), **how)
+        if "words" in asked and text is not None:
+            words = slice(text[0], text[0] + text[2])
+            found |= measure_words(x.q, x.k, plan, grid=x.grid(), words=words, **how)
         return found
 
     def settled(self, labels: Sequence[tuple[int, int]]) -> tuple[list[Found], Counter[Site]]:

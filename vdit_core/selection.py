@@ -157,6 +157,11 @@ def write_heads(chosen: Mapping[int, Collection[int]], heads: Sequence[int]) -> 
     return "; ".join(entries) or "none"
 
 
+def write_layers(chosen: Collection[int], count: int) -> str:
+    """The text that `parse_selection` reads as these layers of a model of `count`."""
+    return _written(chosen, count, "all") if chosen else "none"
+
+
 def _written(chosen: Collection[int], count: int, everything: str) -> str:
     """Indices as ranges, or those left out where that is shorter."""
     left_out = sorted(set(range(count)) - set(chosen))

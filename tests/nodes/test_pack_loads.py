@@ -19,7 +19,7 @@ REPO = Path(__file__).resolve().parents[2]
 INPUTS = {
     "VDiTToyWorld": "variant",
     "VDiTCapture": "model, layers, heads, steps, branch, map_size, sinks, structure, sparsity, "
-    "tau, rate, frames, record, text, sensitivity, temperatures",
+    "tau, rate, frames, record, text, sensitivity, temperatures, energy, words",
     "VDiTAttentionMap": "record, latent, layer, head, step, branch, scale",
     "VDiTStatistics": "record, latent, statistic, step, branch",
     "VDiTMergeRecords": "record, latent, record_2, latent_2",
@@ -27,6 +27,9 @@ INPUTS = {
     "VDiTRandomHeads": "model, heads, over, seed",
     "VDiTStructure": "record, latent, view, layer, head, step, branch, images, other, other_latent",
     "VDiTTextAttention": "record, latent, layer, tokens, step, branch, clip, text",
+    "VDiTEntropyPlot": "record, latent, quantity, share, granularity, steps, branch",
+    "VDiTTokenHeatmap": "record, latent, frames, words, layers, step, branch, opacity, threshold, "
+    "clip, text",
     "VDiTSaveRecord": "record, latent, filename_prefix",
     "VDiTLoadRecord": "file",
     "VDiTTemperature": "model, temperature, layers, heads, start_percent, end_percent, branch, "
@@ -65,6 +68,9 @@ OUTPUTS = {
     "VDiTRandomHeads": "VDIT_HEADS, STRING",
     "VDiTStructure": "IMAGE, STRING, STRING",
     "VDiTTextAttention": "IMAGE, STRING, STRING",
+    "VDiTEntropyPlot": "IMAGE, STRING, VDIT_HEADS, STRING, VDIT_HEADS, STRING, STRING, STRING, "
+    "STRING",
+    "VDiTTokenHeatmap": "IMAGE, MASK, MASK, IMAGE, STRING, STRING",
     "VDiTSaveRecord": "",
     "VDiTLoadRecord": "VDIT_RECORD",
     "VDiTTemperature": "MODEL",
@@ -89,7 +95,11 @@ OUTPUTS = {
 DEFAULTS: dict[str, dict[str, Any]] = {
     "VDiTCapture": {"steps": "mid", "layers": "all", "heads": "all", "branch": "both"}
     | {"sinks": False, "structure": False, "sparsity": False, "frames": "all"}
-    | {"text": False},
+    | {"text": False, "energy": False, "words": False},
+    "VDiTEntropyPlot": {"quantity": "entropy share", "share": 0.5, "granularity": "layers"}
+    | {"steps": "all", "branch": "both"},
+    "VDiTTokenHeatmap": {"words": "", "layers": "all", "step": "mid", "opacity": 0.6}
+    | {"threshold": 0.5, "branch": "both", "text": ""},
     "VDiTTransfer": {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "branch": "both"},
     "VDiTRecordSource": {"dtype": "bf16", "place": "memory", "layers": "all"},
     "VDiTReplaySource": {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},

@@ -84,7 +84,12 @@ class MapMeasures:
     is as in Measures where it was captured; entropy_rows is [H, Lq], max_weight the mean, [H].
     output_error [H, n]: ‖out without the smallest weights − out‖ at each of RATES, over all
     queries. output_norm [H]: ‖out‖. temperature_entropy [H, n]: at each of TEMPERATURES times the
-    call's own, mean over the rows (see probes.py).
+    call's own, mean over the rows (see probes.py). energy [H]: as in Measures. spatial_entropy,
+    temporal_entropy [H]: of a video query's weights on the keys of its own frame, and on those at
+    its own place in all frames, each renormalised, mean over the queries that have any there.
+    spatial_mass, temporal_mass [H]: what these keys hold of a row (its own token is in both).
+    prompt_places [T, F·R·C] bfloat16: the weight each video token gives each token of the prompt
+    without its padding, mean of the heads (see parts.py).
     """
 
     pooled_map: Tensor
@@ -111,17 +116,23 @@ class MapMeasures:
     output_error: Tensor | None = None
     output_norm: Tensor | None = None
     temperature_entropy: Tensor | None = None
+    energy: Tensor | None = None
+    spatial_entropy: Tensor | None = None
+    temporal_entropy: Tensor | None = None
+    spatial_mass: Tensor | None = None
+    temporal_mass: Tensor | None = None
+    prompt_places: Tensor | None = None
 
     @classmethod
     def of(
-        cls, measures: Measures, row: int, probed: Mapping[str, Tensor] | None = None
+        cls, measures: Measures, row: int, further: Mapping[str, Tensor] | None = None
     ) -> MapMeasures:
         """The row-th row of a measurement that holds at least the first five's sources.
 
-        probed: fields beside it, [rows, H, …].
+        further: fields beside it, [rows, …].
         """
         found = {k: v[row] for k, v in vars(measures).items() if v is not None}
-        found |= {k: v[row] for k, v in (probed or {}).items()}
+        found |= {k: v[row] for k, v in (further or {}).items()}
         lse, entropy = found.pop("lse"), found.pop("entropy")
         found |= {"lse_mean": lse.mean(-1, dtype=torch.float64), "lse_max": lse.amax(-1)}
         found |= {"entropy": entropy.mean(-1, dtype=torch.float64)}
@@ -129,7 +140,8 @@ class MapMeasures:
             found["entropy_rows"] = entropy
         if "max_weight" in found:
             found["max_weight"] = found["max_weight"].mean(-1, dtype=torch.float64)
-        whole = {k: v if v.dtype == torch.int64 else v.float() for k, v in found.items()}
+        as_is = torch.int64, torch.bfloat16
+        whole = {k: v if v.dtype in as_is else v.float() for k, v in found.items()}
         return cls(**{k: v.cpu() for k, v in whole.items()})
 
 
@@ -137,25 +149,34 @@ class MapMeasures:
 class TextMeasures:
     """What a record keeps of one call of cross-attention and batch row, all on the CPU; H heads.
 
-    text_mass: [H, T] as in Measures. entropy: [H] over the rows.
+    text_mass: [H, T] as in Measures. entropy: [H] over the rows. prompt_places: as in MapMeasures.
     """
 
     text_mass: Tensor
     entropy: Tensor
+    prompt_places: Tensor | None = None
 
     @classmethod
-    def of(cls, measures: Measures, row: int) -> TextMeasures:
-        """The row-th row of a measurement that holds the fields KEPT_OF_CROSS."""
+    def of(
+        cls, measures: Measures, row: int, further: Mapping[str, Tensor] | None = None
+    ) -> TextMeasures:
+        """The row-th row of a measurement that holds the fields ALWAYS_KEPT_OF_CROSS.
+
+        further: fields beside it, [rows, …].
+        """
         entropy = measures["entropy"][row].mean(-1, dtype=torch.float64)
-        return cls(measures["text_mass"][row].float().cpu(), entropy.float().cpu())
+        more = {k: v[row] for k, v in (further or {}).items()}
+        return cls(measures["text_mass"][row].float().cpu(), entropy.float().cpu(), **more)
 
 
 KEPT = tuple(MapMeasures.__dataclass_fields__)
 ALWAYS_KEPT = ("pooled_map", "other_mass", "entropy", "lse")
 KEPT_OF_CROSS = tuple(TextMeasures.__dataclass_fields__)
+ALWAYS_KEPT_OF_CROSS = ("text_mass", "entropy")
 MORE_KEPT: dict[str, tuple[str, ...]] = {
     "sinks": ("column_sums", "coverage", "coverage_key", "value_norms", "max_weight"),
     "structure": ("frame_distance_mass", "spatial_distance_mass", "frame_mass"),
     "text": ("text_mass", "text_own_mass"),
     "sparsity": ("threshold", "realised_rate", "mass_lost", "mass_curve", "keys_for_95"),
+    "energy": ("energy",),
 }

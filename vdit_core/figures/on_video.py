@@ -26,14 +26,20 @@ _OPAQUE = 0.8  # of the colours over a grey frame: the video shows, the colour c
 
 
 @dataclass(frozen=True)
-class OnVideo:
-    """A number per video token. needs: the measure it comes from. read: [n, L] in `unit`."""
+class Strips:
+    """What is said around strips of frames. unit: of the numbers. log: they are ratios."""
 
     title: str
     unit: str
-    needs: str
     words: str
     log: bool
+
+
+@dataclass(frozen=True)
+class OnVideo(Strips):
+    """A number per video token. needs: the measure it comes from."""
+
+    needs: str
 
     def values(self, m: Measurement, at: list[int], header: Header) -> Tensor:
         """Of some heads of a call, their mean, on the video's tokens [F, R, C]."""
@@ -48,18 +54,18 @@ SHOWN = {
     "looked at": OnVideo(
         "Which places are looked at",
         "column sum (1 = an even share)",
-        "column_sums",
         "How much attention each place receives, summed over all that look: 1 is an even share, 2 "
         "twice that.",
         True,
+        "column_sums",
     ),
     "looks widely": OnVideo(
         "Which places look widely",
         "entropy share (%)",
-        "entropy_rows",
         "The entropy of each place's own attention as a share of the largest possible: 100 % looks "
         "everywhere alike, 0 % at one token.",
         False,
+        "entropy_rows",
     ),
 }
 
@@ -92,7 +98,7 @@ def draw_on_video(data: RecordData, view: str, chosen: Chosen, video: Tensor | N
     columns = ["video", "step", "branch", "layer", "head", "frame", "row", "col", asked.unit]
     names = ["", "least", "median", "largest", "at frame", "row", "col", "first frame's mean"]
     head = f"{asked.title}: {asked.unit}\n{moment_text(moment.header, moment)}\n\n"
-    image = _draw(moment, asked, strips, video)
+    image = draw_strips(moment, asked, strips, video)
     return Statistics(image, head + Table(names, lines).text(), Table(columns, rows))
 
 
@@ -103,9 +109,13 @@ def _summary(values: Tensor) -> list[Cell]:
     return [*spread, *(int(x) for x in place), float(values[0].mean())]
 
 
-def _draw(
-    moment: Moment, asked: OnVideo, strips: list[tuple[str, Tensor]], video: Tensor | None
+def draw_strips(
+    moment: Moment, asked: Strips, strips: list[tuple[str, Tensor]], video: Tensor | None
 ) -> Tensor:
+    """strips: a name, and a number for each of the video's tokens [F, R, C]. video: as above.
+
+    Returns [1, h, w, 3].
+    """
     grid = moment.header.grid
     frames, rows = evenly(grid.frames, _FRAMES), evenly(len(strips), _ROWS)
     width = min(260, _STRIP // len(frames) - _GAP)

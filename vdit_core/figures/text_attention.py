@@ -58,15 +58,19 @@ def _of_layer(data: RecordData, m: Measurement) -> TextOfLayer:
         received = m.measures.text_mass.double()
         tokens = received.shape[1] if m.tokens is None else m.tokens
         return TextOfLayer(m.layer, m.heads, received, own, tokens)
-    for other in data.cross:
-        if _whom(other) == _whom(m):
-            received = other.measures.text_mass.double()
-            tokens = received.shape[1] if other.tokens is None else other.tokens
-            return TextOfLayer(m.layer, other.heads, received, None, tokens)
+    if (other := cross_of(data, m)) is not None:
+        received = other.measures.text_mass.double()
+        tokens = received.shape[1] if other.tokens is None else other.tokens
+        return TextOfLayer(m.layer, other.heads, received, None, tokens)
     raise ValueError(
         f"record: what the prompt's tokens receive in layer {m.layer} was not captured; turn on "
         "text on VDiT Capture and sample again"
     )
+
+
+def cross_of(data: RecordData, m: Measurement) -> CrossMeasurement | None:
+    """The cross-attention of the same layer in the same evaluation, if it was captured."""
+    return next((other for other in data.cross if _whom(other) == _whom(m)), None)
 
 
 def _whom(m: Measurement | CrossMeasurement) -> tuple[object, ...]:
@@ -82,7 +86,7 @@ def draw_text_attention(
     """
     moment, layers = text_of_layers(data, chosen)
     count = max(text.tokens for text in layers)
-    _check_words(words, count, layers[0].received.shape[1])
+    check_words(words, count, layers[0].received.shape[1])
     names = [*words, *map(str, range(len(words), layers[0].received.shape[1]))]
     if words:
         count = len(words)
@@ -102,7 +106,8 @@ def draw_text_attention(
     return Statistics(image, report, _table(moment, layers, names, count))
 
 
-def _check_words(words: Sequence[str], tokens: int, places: int) -> None:
+def check_words(words: Sequence[str], tokens: int, places: int) -> None:
+    """Raises ValueError for words of another prompt than one of `tokens` tokens in `places`."""
     padded = tokens < places
     if words and (len(words) > tokens or (padded and len(words) != tokens)):
         raise ValueError(
