@@ -2,8 +2,10 @@
 
 For head h of batch row b,
 
-    out = gate · M V,   M = (1 − w_I − w_U) · A + w_I · I + w_U · U,
+    out = m · gate · M V + (1 − m) · out(source),   M = (1 − w_I − w_U) · A + w_I · I + w_U · U,
     A = (1 − s) · P(own) + s · P(source),   P = softmax(threshold(S / T)),   S = c · Q Kᵀ
+
+where m is a number per token and out(source) the output of another row of the same call.
 
 A plan holds these numbers for one call and nothing else, once for all tokens and, where the video
 shares its attention with text, once more for the video among itself. All tensors live on the CPU
@@ -67,12 +69,26 @@ class Threshold:
 
 
 @dataclass(frozen=True)
+class Blend:
+    """Whose output a row takes for its own, token by token. rows: [B] int64. heads: [B, H] bool.
+
+    own: the share in 0..1 that stays its own, as the edit gives it [F, H, W], of the places of a
+    latent; once it is placed [Lq], of the tokens.
+    """
+
+    rows: Tensor
+    heads: Tensor
+    own: Tensor
+
+
+@dataclass(frozen=True)
 class AttentionPlan:
     """What one attention call does; `None` leaves the field as the model has it.
 
     temperature: [B, H] > 0, divides the scores. gate: [B, H], multiplies the output. text: [B, H]
     int64, how many tokens of the prompt are keys, from its first on; the run makes it a mask.
     video: what the video does among itself, on top of the rest. span: where it lies, once placed.
+    blend: whose output stands in for the own one, where and how much.
     """
 
     source: Source | None = None
@@ -83,6 +99,7 @@ class AttentionPlan:
     text: Tensor | None = None
     video: AttentionPlan | None = None
     span: slice | None = None
+    blend: Blend | None = None
 
     @property
     def empty(self) -> bool:
@@ -110,6 +127,8 @@ class AttentionPlan:
             found.append(self.threshold.rate > 0)
         if self.gate is not None:
             found.append(self.gate != 1)
+        if self.blend is not None:
+            found.append(self.blend.heads)
         return torch.stack(found).any(0)
 
     def within(
@@ -198,6 +217,12 @@ class AttentionPlan:
     def gated(self, gate: Tensor) -> AttentionPlan:
         """Multiply the gates by [B, H]."""
         return replace(self, gate=gate if self.gate is None else self.gate * gate)
+
+    def blended(self, blend: Blend) -> AttentionPlan:
+        """Let the blend's heads take another row's output beside their own."""
+        if self.blend is not None:
+            blend = replace(blend, heads=blend.heads | self.blend.heads)
+        return replace(self, blend=blend)
 
     def showing(self, text: Tensor) -> AttentionPlan:
         """Hide all but the first tokens of the prompt, [B, H] int64; the fewest asked for count."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from .attention import PROBED
 from .edits import Change
+from .edits.footage import FollowFootage
 from .edits.freeze import Freeze
 from .edits.guide import Guide
 from .edits.replay import Replay
@@ -18,7 +19,7 @@ from .selection import HeadList, Selection
 from .sites import BRANCHES, Layout, Site, in_runs
 from .sources import DTYPES, Source
 
-SOURCED = PairTransfer | Replay | Freeze  # edits of the field `source`
+SOURCED = PairTransfer | FollowFootage | Replay | Freeze  # edits of the field `source`
 TOGETHER = frozenset({"temperature", "gate", "text", "guidance"})  # fields of which several act
 OF_TEXT = frozenset({"text", "words"})  # switches of a capture that ask for the prompt's tokens
 
@@ -188,12 +189,12 @@ def check_blocks(program: Program, layout: Layout) -> None:
         if not isinstance(blocks.change, Sparsify) or blocks.change.mode != "block":
             continue
         for other in edits:
-            if not isinstance(other.change, SOURCED) or other.change.strength == 1:
+            if not _in_part(other.change):
                 continue
             if shared := _shared_layers(blocks, other, layout):
                 raise ValueError(
                     f"{blocks.asker.name}: block mode cannot be combined with a transfer in part "
-                    f"(strength {other.change.strength} in layers {shared}); "
+                    f"({other.asker.name}, layers {shared}); "
                     "use strength 1, mode exact, or other layers"
                 )
 
@@ -290,6 +291,8 @@ def check_regions(program: Program, layout: Layout) -> None:
 
 def _in_part(change: Change) -> bool:
     """Whether a change mixes a source's map with the own one."""
+    if isinstance(change, FollowFootage):
+        return change.in_part
     return isinstance(change, SOURCED) and change.strength != 1
 
 

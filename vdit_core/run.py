@@ -20,6 +20,7 @@ from .edits.freeze import Freeze
 from .edits.guide import Guide
 from .edits.replay import Replay
 from .flattening import Flattened
+from .following import Following
 from .freezing import Frozen
 from .keeping import Keeper
 from .operands import Operands
@@ -63,7 +64,7 @@ class Run:
         self.rehearsing = False  # a dense evaluation before the one that counts
         self.weak: Edit | None = None  # an evaluation after it, in which this guide acts
         self.thinned = Thinned()
-        self.frozen = Frozen(schedule)
+        self.frozen, self.following = Frozen(schedule), Following(self.active)
         self.flattened = Flattened(poll)
         self.choosing = Choosing(
             {edit: self.chosen[edit] for edit in self._edits if edit.ranked}, schedule
@@ -92,6 +93,7 @@ class Run:
         self.latent = latent
         for edit in self._edits:
             check_size(edit, latent)
+        self.following.check_latent(latent)
         for recorder in self.recorders.values():
             if recorder.earlier is not None:
                 tokens = 0  # how many there are beside the video is not asked here
@@ -100,6 +102,7 @@ class Run:
     def begin(self, evaluation: Evaluation) -> None:
         """Check what the model is given, before it computes anything."""
         self.layout.check(evaluation)
+        self.following.check_evaluation(evaluation)
 
     def call(
         self,
@@ -138,6 +141,8 @@ class Run:
             plan = replace(plan, text=None)
         if plan.video is not None:
             plan = plan.placed(x.grid().video)
+        if plan.blend is not None:
+            plan = self.following.placed(plan, x.grid())
         if plan.thinning is not None:
             plan = self.thinned.planned(plan, call, x.q, x.k, x.mask, x.scale, self.rehearsing)
         wanting = [r for r in self._recording() if r.wants(call, self.clock.possible)]

@@ -181,7 +181,7 @@ def test_blocks_and_a_transfer_in_part_are_refused_before_sampling() -> None:
     blocks = Sparsify((0.5,) * 3, "block", block_size=16)
     pair = {"positive": tiny.prompt(1, batch=2), "latent": tiny.empty_latent(2)}
     half = tiny.edited(tiny.tiny_wan(), PairTransfer(0.5), "0-1")
-    with pytest.raises(ValueError, match=r"a transfer in part \(strength 0.5 in layers 1\)"):
+    with pytest.raises(ValueError, match=r"a transfer in part \(Edit, layers 1\)"):
         tiny.sample(tiny.edited(half, blocks, "1-2"), **pair)  # pyright: ignore
     apart = tiny.sample(tiny.edited(half, blocks, "2"), **pair)  # pyright: ignore
     assert bool(torch.isfinite(apart).all())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from ..plan import AttentionPlan
-from .checks import check_finite, check_mask, check_operands, check_region, grouped
+from ..plan import AttentionPlan, Blend
+from .checks import check_blend, check_finite, check_mask, check_operands, check_region, grouped
 from .dense import Dense
 from .folded import folded_attend
 from .reference import reference_attend
@@ -42,6 +43,18 @@ def attend(
     map, "triton" runs its own kernels on a GPU; "auto" is "dense". report: with "dense" and
     "triton", told what a threshold dropped.
     """
+    if plan.blend is not None:
+        check_blend(plan.blend, q)
+        own = replace(plan, blend=None)
+        every = attend(
+            *(q, k, v, own),
+            dense=dense,
+            mask=mask,
+            scale=scale,
+            implementation=implementation,
+            report=report,
+        )
+        return _blended(every, plan.blend)
     k, v = grouped(k, q), grouped(v, q)
     _check(q, k, v, plan, implementation)
     check_mask(mask, q, k)
@@ -57,6 +70,15 @@ def attend(
         return triton_attend(q, k, v, plan, mask=mask, scale=scale, report=report)
     inside = Inside(dense or _torch_dense(scale), scale, report)
     return folded_attend(q, k, v, plan, inside, mask)
+
+
+def _blended(out: Tensor, blend: Blend) -> Tensor:
+    """m · out + (1 − m) · out of the row that is followed, [B, H, Lq, D]."""
+    own, mixed = blend.own.to(out)[:, None], out.clone()
+    for row in blend.heads.any(1).nonzero()[:, 0].tolist():
+        heads = blend.heads[row].nonzero()[:, 0].to(out.device)
+        mixed[row, heads] = torch.lerp(out[int(blend.rows[row]), heads], out[row, heads], own)
+    return mixed
 
 
 def _streaming(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..plan import AttentionPlan
+from ..plan import AttentionPlan, Blend
 
 
 def check_operands(q: Tensor, k: Tensor, v: Tensor | None) -> None:
@@ -52,6 +52,15 @@ def check_region(plan: AttentionPlan, q: Tensor, k: Tensor) -> None:
         raise ValueError(
             "region: a transfer in part in all cannot be combined with edits in video→video"
         )
+
+
+def check_blend(blend: Blend, q: Tensor) -> None:
+    """Raises ValueError unless the blend holds a share in 0..1 for each query."""
+    got = tuple(blend.own.shape)
+    if got != (q.shape[2],):
+        raise ValueError(f"blend: must hold one share for each of {q.shape[2]} queries, got {got}")
+    if not bool(((blend.own >= 0) & (blend.own <= 1)).all()):
+        raise ValueError("blend: its shares must lie in 0 to 1")
 
 
 def check_finite(**tensors: Tensor | None) -> None:

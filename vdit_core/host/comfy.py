@@ -30,6 +30,7 @@ from ..sites import Evaluation, Excerpt, Layout, Site
 from ..steps import Schedule
 from .conditionings import Conditionings, check_pair_prompts
 from .features import check_features, excerpt_of, networks, without_compile
+from .footage import Stand
 
 PROGRAM_KEY = "vdit_program"
 WRAPPER_KEY = "vdit_attention"
@@ -93,11 +94,12 @@ def sample_with_program(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     if not run.active:
         return executor(*args, **kwargs)
     run.check_latent(tuple(noise.shape))
+    run.following.check_noise(bool(noise.any()))
     check_pair_prompts(run.active, guider)
     check_features(run.active, guider, sampler, tuple(noise.shape))
     callback = partial(_called_back, run, args[5])
     try:
-        with installed(run, guider) as compiled:
+        with installed(run, guider, noise) as compiled:
             out = executor(*args[:5], callback, *args[6:], **kwargs)
         run.finish()
     except BaseException:
@@ -126,10 +128,10 @@ def _turn() -> Turn | None:
 
 
 @contextmanager
-def installed(run: Run, guider: Any) -> Iterator[bool]:
+def installed(run: Run, guider: Any, noise: Tensor) -> Iterator[bool]:
     """Put the run into the model's way, and take all of it off again however the sampling ends.
 
-    Yields whether Torch Compile was set aside.
+    noise: what the sampler begins with. Yields whether Torch Compile was set aside.
     """
     place, conditionings = _Place(), Conditionings(guider)
     original = guider.model_options
@@ -150,11 +152,15 @@ def installed(run: Run, guider: Any) -> Iterator[bool]:
         previous = options.get(OVERRIDE_KEY)
         excerpt = partial(excerpt_of, original.get("context_handler"))
         options[OVERRIDE_KEY] = _override(run, place, previous, conditionings, excerpt)
-        for kind, wrapper in (
+        wrappers = [
             (WrappersMP.PREDICT_NOISE, partial(_predicted, run)),
             (WrappersMP.CALC_COND_BATCH, conditionings.numbered),
             (WrappersMP.APPLY_MODEL, partial(_evaluated, run, place)),
-        ):
+        ]
+        if (footage := run.following.footage) is not None:
+            stand = Stand(footage, noise, guider.model_patcher)
+            wrappers.append((WrappersMP.PREDICT_NOISE, stand.predict))
+        for kind, wrapper in wrappers:
             comfy.patcher_extension.add_wrapper_with_key(kind, WRAPPER_KEY, wrapper, options)
         if run.guides:
             after = guider.model_options.get("sampler_post_cfg_function", [])

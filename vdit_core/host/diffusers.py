@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from ..edits import Change
+from ..edits.footage import FollowFootage
 from ..edits.guide import Guide
 from ..program import Asker, Capture, Edit, Program, Spec, Window, acted_on, conflicts
 from ..ranking import Ranked
@@ -95,6 +96,11 @@ class Watch:
                 raise ValueError(
                     f"{spec.asker.name}: guidance is there in ComfyUI only; diffusers pipelines "
                     "have guidance of their own"
+                )
+            if isinstance(spec, Edit) and isinstance(spec.change, FollowFootage):
+                raise ValueError(
+                    f"{spec.asker.name}: a pipeline's latents are not in reach here, so footage "
+                    "can be followed in ComfyUI only; leave it out"
                 )
             self._wanted |= acted_on(spec, self._layout).keys()  # raises now if it must
             for asker, message in conflicts(program[:index], spec, self._layout):
