@@ -20,9 +20,7 @@ class Stand:
         self._clean: Tensor = patcher.model.process_latent_in(footage.latent)
         self._noise, self._sampling = noise[1::2], patcher.get_model_object("model_sampling")
 
-    def predict(
-        self, executor: Any, x: Tensor, sigma: Tensor, *args: Any, **named: Any
-    ) -> Tensor:
+    def predict(self, executor: Any, x: Tensor, sigma: Tensor, *args: Any, **named: Any) -> Tensor:
         """PREDICT_NOISE wrapper: the model sees the footage with the target's first noise.
 
         The sampler is told that the clean video there is the footage, so that is what it ends with.
