@@ -15,7 +15,7 @@ from typing import Any
 
 from . import workflow_notes as notes
 from .canvas import Canvas, Group
-from .graphs import enhance, entropy, probe, recorded, sinks, structure, sweep
+from .graphs import enhance, entropy, footage, probe, recorded, sinks, structure, sweep
 from .server import ComfyServer
 from .stages import Stage, draw, tell, transfer
 from .workflow_api import Json
@@ -297,6 +297,7 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
     "hunyuan_video_transfer": lambda c: transfer(c, HUNYUAN_VIDEO, notes.HUNYUAN_TRANSFER, "all"),
     **recorded.WORKFLOWS,
     **enhance.WORKFLOWS,
+    **footage.WORKFLOWS,
     **probe.WORKFLOWS,
     **sweep.WORKFLOWS,
     **sinks.WORKFLOWS,

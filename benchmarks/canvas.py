@@ -42,6 +42,8 @@ WIDTHS = {
     "VDiTSweepReport": 460,
     "VDiTStructure": 460,
     "VDiTTextAttention": 460,
+    "VDiTToyClip": 380,
+    "VDiTVideoSource": 300,
 }
 EXTRA = {  # pixels for what a node shows below its widgets
     "CLIPLoader": WIDGET,  # one that is left out
@@ -69,6 +71,7 @@ EXTRA = {  # pixels for what a node shows below its widgets
     "VDiTTemperature": 44,
     "VDiTTextAttention": 330,
     "VDiTTransfer": 44,
+    "VDiTVideoSource": 44,
 }
 COLOURS = {  # (title, body) as in the front end's own palette
     "ours": ("#323", "#535"),

@@ -9,20 +9,36 @@ from .worlds import World
 
 
 class Stage:
-    """The left part of a workflow, laid out, and the steps that all workflows share."""
+    """The left part of a workflow, laid out, and the steps that all workflows share.
 
-    def __init__(self, canvas: Canvas, world: World, note: str, prompts: dict[str, str]) -> None:
+    empty: whether it has an empty video.
+    """
+
+    def __init__(
+        self,
+        canvas: Canvas,
+        world: World,
+        note: str,
+        prompts: dict[str, str],
+        empty: bool = True,
+    ) -> None:
         self.canvas, self.world = canvas, world
         with canvas.group("What this shows") as top:
             canvas.note(note)
         with canvas.group("Model and size", below=top):
             self.loaded = world.load(canvas)
-            self.latent = self._empty()["LATENT"]
+            self._latent = self._empty()["LATENT"] if empty else None
         with canvas.group("Prompts", right_of=top) as self.left:
             self.prompts = [
                 self._encode(text, title, "positive") for title, text in prompts.items()
             ]
             self.negative = self._encode(world.negative, "Negative prompt", "negative")
+
+    @property
+    def latent(self) -> Socket:
+        """The empty video."""
+        assert self._latent is not None
+        return self._latent
 
     @property
     def model(self) -> Socket:

@@ -1,11 +1,13 @@
-"""Node: the toy world, a tiny video model that runs anywhere."""
+"""Nodes: the toy world, a tiny video model that runs anywhere, and the clips it learnt from."""
 
 from __future__ import annotations
 
+import torch
 from comfy_api.latest import io
 
 from ..vdit_core.host.toy_world import load_toy_world
-from ..vdit_core.toy.clips import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
+from ..vdit_core.toy.clips import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, render_with_objects
+from ..vdit_core.toy.text import scene_of
 
 
 class VDiTToyWorld(io.ComfyNode):
@@ -56,4 +58,47 @@ class VDiTToyWorld(io.ComfyNode):
         return io.NodeOutput(*load_toy_world(variant=variant))
 
 
-NODES = [VDiTToyWorld]
+class VDiTToyClip(io.ComfyNode):
+    """Render a clip of the toy world, as footage."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VDiTToyClip",
+            display_name="VDiT Toy Clip",
+            category="VDiT Attention/toy",
+            search_aliases=["toy video", "example footage", "test clip"],
+            description="Draw a clip of the toy world without any model, and a mask of its object: "
+            "footage whose truth is known, to try VDiT Video Source on. 17 frames of 64 × 64 "
+            "pixels, as the toy model was trained on.",
+            inputs=[
+                io.String.Input(
+                    "prompt",
+                    default="a red circle falling on a striped background",
+                    tooltip="One colour, shape, motion and background, in the words of the toy "
+                    "world (see VDiT Toy World).",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=True,
+                    tooltip="What the prompt leaves open: place, size, speed, shading, light, "
+                    "pattern, camera drift.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(tooltip="The frames, for VAE Encode."),
+                io.Mask.Output(tooltip="Where the object is, in each frame."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, prompt: str, seed: int) -> io.NodeOutput:
+        chance = torch.Generator().manual_seed(seed)
+        clips, objects = render_with_objects([scene_of(prompt)], chance)
+        return io.NodeOutput(clips[0].movedim(0, -1), objects[0])
+
+
+NODES = [VDiTToyWorld, VDiTToyClip]

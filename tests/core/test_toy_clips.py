@@ -12,10 +12,11 @@ from vdit_attention.vdit_core.toy.clips import (
     Scene,
     random_scenes,
     render,
+    render_with_objects,
     signed_distance,
 )
 from vdit_attention.vdit_core.toy.latents import fit_basis
-from vdit_attention.vdit_core.toy.text import LENGTH, WORDS, embed, word_ids, word_vectors
+from vdit_attention.vdit_core.toy.text import LENGTH, WORDS, embed, scene_of, word_ids, word_vectors
 
 
 def _clips(seed: int, count: int = 6) -> torch.Tensor:
@@ -79,3 +80,23 @@ def test_latents_keep_what_the_video_model_needs():
     assert latents.shape == (6, 16, 5, 8, 8)
     assert 0.5 < latents.std() < 2
     assert (basis.decode(latents) - clips).square().mean() < 10**-2.3  # 23 dB
+
+
+def test_a_prompt_gives_back_its_scene():
+    for seed in range(20):
+        (scene,) = random_scenes(1, torch.Generator().manual_seed(seed))
+        assert scene_of(scene.prompt) == scene
+    for prompt, words in (
+        ("a red circle on a dark background", "it names no motion, but a clip has one; write one"),
+        ("a red blue ring still on a light background", "it names red and blue colour"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            scene_of(prompt)
+
+
+def test_the_mask_of_a_clip_is_its_object():
+    scenes = random_scenes(6, torch.Generator().manual_seed(1))
+    clips, objects = render_with_objects(scenes, torch.Generator().manual_seed(2))
+    assert torch.equal(clips, render(scenes, torch.Generator().manual_seed(2)))
+    colourful = clips.amax(1) - clips.amin(1) > 0.3
+    assert bool((colourful == (objects > 0.5)).float().mean() > 0.99)

@@ -18,6 +18,7 @@ import nodes as comfy_nodes
 REPO = Path(__file__).resolve().parents[2]
 INPUTS = {
     "VDiTToyWorld": "variant",
+    "VDiTToyClip": "prompt, seed",
     "VDiTCapture": "model, layers, heads, steps, branch, map_size, sinks, structure, sparsity, "
     "tau, rate, frames, record, text, sensitivity, temperatures, energy, words",
     "VDiTAttentionMap": "record, latent, layer, head, step, branch, scale",
@@ -38,6 +39,8 @@ INPUTS = {
     "VDiTPairLatent": "latent",
     "VDiTTransfer": "model, layers, heads, strength, region, start_percent, end_percent, branch",
     "VDiTSplitPair": "latent",
+    "VDiTVideoSource": "model, video, layers, heads, strength, schedule, region, start_percent, "
+    "end_percent, branch, mask, hold_background",
     "VDiTRecordSource": "model, layers, heads, dtype, place, filename_prefix, start_percent, "
     "end_percent, branch",
     "VDiTLoadSource": "folder",
@@ -60,6 +63,7 @@ INPUTS = {
 }
 OUTPUTS = {
     "VDiTToyWorld": "MODEL, CLIP, VAE",
+    "VDiTToyClip": "IMAGE, MASK",
     "VDiTCapture": "MODEL, VDIT_RECORD",
     "VDiTAttentionMap": "IMAGE",
     "VDiTStatistics": "IMAGE, STRING, STRING",
@@ -78,6 +82,7 @@ OUTPUTS = {
     "VDiTPairLatent": "LATENT",
     "VDiTTransfer": "MODEL",
     "VDiTSplitPair": "LATENT, LATENT",
+    "VDiTVideoSource": "MODEL, LATENT",
     "VDiTRecordSource": "MODEL, VDIT_SOURCE",
     "VDiTLoadSource": "VDIT_SOURCE",
     "VDiTReplaySource": "MODEL",
@@ -101,6 +106,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "VDiTTokenHeatmap": {"words": "", "layers": "all", "step": "mid", "opacity": 0.6}
     | {"threshold": 0.5, "branch": "both", "text": ""},
     "VDiTTransfer": {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "branch": "both"},
+    "VDiTVideoSource": {"layers": "all", "strength": 1.0, "schedule": "", "hold_background": True},
     "VDiTRecordSource": {"dtype": "bf16", "place": "memory", "layers": "all"},
     "VDiTReplaySource": {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},
     "VDiTPerturb": {"map": "identity", "strength": 1.0, "region": "all"},

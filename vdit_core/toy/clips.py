@@ -62,6 +62,11 @@ def render(scenes: list[Scene], generator: torch.Generator) -> Tensor:
 
     Returns [B, 3, F, R, C] in 0..1, F = 17 frames of 64 × 64 pixels.
     """
+    return render_with_objects(scenes, generator)[0]
+
+
+def render_with_objects(scenes: list[Scene], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Clips as `render` draws them, and the share of each pixel that is object, [B, F, R, C]."""
     chance = Chance(len(scenes), generator)
     time = torch.linspace(0, 1, FRAMES)  # [F]
     drift = chance.uniform(-5, 5, 2)[:, None] * time[None, :, None]  # [B, F, 2] pixels, (y, x)
@@ -84,7 +89,7 @@ def render(scenes: list[Scene], generator: torch.Generator) -> Tensor:
     light = chance.uniform(0.10, 0.35)[:, None, None]
     light = 1 + light * (0.5 - y / SIZE)  # [B, R, 1], brighter above
     picture = torch.lerp(backdrop[:, None].expand_as(figure), figure, cover[:, None])
-    return (picture * light[:, None, None]).clamp(0, 1)
+    return (picture * light[:, None, None]).clamp(0, 1), cover
 
 
 class Chance:

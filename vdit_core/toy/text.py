@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .clips import BACKGROUNDS, COLOURS, MOTIONS, SHAPES
+from .clips import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Scene
 
 WORDS = ("a", "on", "background", *COLOURS, *SHAPES, *BACKGROUNDS, *MOTIONS)
 LENGTH = 16  # tokens per prompt, padded with zero vectors
@@ -25,6 +25,22 @@ def word_ids(prompt: str, known: Sequence[str] = WORDS) -> list[int]:
             f"its words are {', '.join(known)}"
         )
     return [known.index(w) for w in words]
+
+
+def scene_of(prompt: str) -> Scene:
+    """What a prompt says in full. Raises ValueError unless it has one word of each kind."""
+    words = [WORDS[n] for n in word_ids(prompt)]
+    kinds = {"colour": COLOURS, "shape": SHAPES, "background": BACKGROUNDS, "motion": MOTIONS}
+    named: dict[str, int] = {}
+    for kind, known in kinds.items():
+        found = [word for word in words if word in known]
+        if len(found) != 1:
+            raise ValueError(
+                f"prompt: it names {' and '.join(found) or 'no'} {kind}, but a clip has one; write "
+                f"one of {', '.join(known)}"
+            )
+        named[kind] = list(known).index(found[0])
+    return Scene(**named)
 
 
 def check_length(words: int) -> None:
