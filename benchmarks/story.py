@@ -237,6 +237,16 @@ CHAPTERS = (
         more="Frame by frame, with differences",
     ),
     Chapter(
+        "toy_edit_footage",
+        "Edit a video that no model made",
+        "First a rendered clip, at no time near the model; its red circle is to be blue. Where the "
+        "mask lets it, the edit draws a blue circle on the footage's path, smaller than the red "
+        "one, and the stripes stay as they were. Without a mask, with the footage's maps in layers "
+        "1 to 4, the circle is drawn to the left and grows towards the footage's size, but the "
+        "stripes are the model's own. Last, the target prompt alone with the same seed. One clip; "
+        "the numbers below are of 32.",
+    ),
+    Chapter(
         "toy_sinks",
         "Find heads that all look at one token",
         "Sinks, counted over two prompts on the tiny Mochi, from a weight of 0.1 on; at 0.3 there "
