@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from ..canvas import Canvas, Group, Socket
@@ -23,8 +22,8 @@ TOY_FOOTAGE = f"""{TOY_NOTE}{_SHOWS}
 Without a mask, by its maps in layers 1 to 4, the circle moves towards the footage's place and size;
 the stripes are the model's own.
 
-**Try** `hold_background` off; `expand` 3 on Grow Mask; another shape in the target prompt; `denoise`
-0.7 on the sampler, with which the edit also begins from the footage.
+**Try** `hold_background` off; `expand` 3 on Grow Mask; another shape in the target prompt; on the sampler
+`denoise` 0.7: then the edit, too, begins from the footage.
 """
 WAN_FOOTAGE = f"""{WAN}{_SHOWS}
 **First** choose your video in **Load Video**, say what it shows in the source prompt and what it is
@@ -34,11 +33,13 @@ to show in the target prompt. 33 frames are taken, scaled to 832 × 480.
 video of the same frames (Load Video, Get Video Components, Convert Image to Mask). Draw
 generously: what is drawn in part is edited in part.
 
+**Look at** what of the footage's layout and motion the edit keeps.
+
 **Try** fewer `layers`, `end_percent` 0.5, or `denoise` 0.8 on the sampler, with which the edit also
 begins from the footage.
 """
 CLIP_SEED = 5  # a circle at the left, where the sampler's seed has none
-SHORT_TOY = replace(TOY, sampling=TOY.sampling | {"steps": 12})  # as good as 20 here
+FOOTAGE = "footage.mp4"  # in ComfyUI's input folder; whoever opens the workflow chooses another
 
 
 def edited(stage: Stage, pair: Socket, video: Socket, title: str, file: str, **how: Any) -> None:
@@ -52,7 +53,7 @@ def edited(stage: Stage, pair: Socket, video: Socket, title: str, file: str, **h
 def toy_footage(canvas: Canvas) -> None:
     """A rendered clip, edited in its mask, and what the same prompt gives alone."""
     prompts = {"Source prompt": TOY.prompt, "Target prompt": TOY.target}
-    stage = Stage(canvas, SHORT_TOY, TOY_FOOTAGE, prompts)
+    stage = Stage(canvas, TOY, TOY_FOOTAGE, prompts)
     source, target = stage.prompts
     with canvas.group("Footage", right_of=stage.left) as loaded:
         clip = canvas.add("VDiTToyClip", prompt=TOY.prompt, seed=CLIP_SEED)
@@ -81,7 +82,7 @@ def footage(canvas: Canvas, world: World, note: str) -> None:
     source, target = stage.prompts
     size: dict[str, Any] = {k: world.size[k] for k in ("width", "height")}
     with canvas.group("Footage", right_of=stage.left):
-        video = canvas.add("LoadVideo", title="Your video", file="")["VIDEO"]
+        video = canvas.add("LoadVideo", title="Your video", file=FOOTAGE)["VIDEO"]
         images = canvas.add("GetVideoComponents", video=video)["images"]
         frames = canvas.add(
             "ImageFromBatch", image=images, batch_index=0, length=world.size["length"]

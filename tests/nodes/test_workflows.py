@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from vdit_attention.benchmarks.build_workflows import FOLDER, WORKFLOWS, build
 from vdit_attention.benchmarks.client import WorkflowFailed
+from vdit_attention.benchmarks.graphs.footage import FOOTAGE
 from vdit_attention.benchmarks.server import ComfyServer
 from vdit_attention.benchmarks.workflow_api import Input, inputs_of, to_prompt, widget_values
 from vdit_attention.vdit_core.host.toy_sampling import SamplerSettings
@@ -109,15 +110,16 @@ def test_toy_workflow_runs(name: str, server: ComfyServer, schemas: dict[str, An
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_workflow_is_accepted(name: str, server: ComfyServer, schemas: dict[str, Any]) -> None:
-    """ComfyUI validates it before it runs; then only the weights fail, which are empty here."""
+    """ComfyUI validates it before it runs; then only the files fail, which are empty here."""
     workflow = load(name)
     for node in workflow["nodes"]:
         for model in node["properties"].get("models", []):
             path = server.base / "models" / model["directory"] / model["name"]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
+    (server.base / "input" / FOOTAGE).touch()
     prompt_id = server.queue(to_prompt(workflow, schemas))
-    with pytest.raises(WorkflowFailed, match="Loader"):
+    with pytest.raises(WorkflowFailed, match=r"Loader|GetVideoComponents"):
         server.wait(prompt_id)
 
 
@@ -170,7 +172,7 @@ def value_problems(kind: str, item: Input, value: Any) -> Iterator[str]:
 def is_file(kind: str, item: Input) -> bool:
     """Whether the choices are files that are on this machine."""
     names = ("unet_name", "clip_name", "clip_name1", "clip_name2", "vae_name")
-    return item.name in names or kind in ("VDiTLoadRecord", "VDiTLoadSource")
+    return item.name in names or kind in ("VDiTLoadRecord", "VDiTLoadSource", "LoadVideo")
 
 
 Box = tuple[float, float, float, float]
