@@ -22,8 +22,8 @@ TOY_FOOTAGE = f"""{TOY_NOTE}{_SHOWS}
 Without a mask, by its maps in layers 1 to 4, the circle moves towards the footage's place and size;
 the stripes are the model's own.
 
-**Try** `hold_background` off; `expand` 3 on Grow Mask; another shape in the target prompt; on the sampler
-`denoise` 0.7: then the edit, too, begins from the footage.
+**Try** `hold_background` off; `expand` 3 on Grow Mask; another shape in the target prompt;
+`denoise` 0.7 on the sampler, with which the edit, too, begins from the footage.
 """
 WAN_FOOTAGE = f"""{WAN}{_SHOWS}
 **First** choose your video in **Load Video**, say what it shows in the source prompt and what it is
