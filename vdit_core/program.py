@@ -19,7 +19,8 @@ from .selection import HeadList, Selection
 from .sites import BRANCHES, Layout, Site, in_runs
 from .sources import DTYPES, Source
 
-SOURCED = PairTransfer | FollowFootage | Replay | Freeze  # edits of the field `source`
+OF_ONE_STRENGTH = PairTransfer | Replay | Freeze
+SOURCED = OF_ONE_STRENGTH | FollowFootage  # edits of the field `source`
 TOGETHER = frozenset({"temperature", "gate", "text", "guidance"})  # fields of which several act
 OF_TEXT = frozenset({"text", "words"})  # switches of a capture that ask for the prompt's tokens
 
@@ -293,7 +294,7 @@ def _in_part(change: Change) -> bool:
     """Whether a change mixes a source's map with the own one."""
     if isinstance(change, FollowFootage):
         return change.in_part
-    return isinstance(change, SOURCED) and change.strength != 1
+    return isinstance(change, OF_ONE_STRENGTH) and change.strength != 1
 
 
 def _shared_layers(a: Edit, b: Edit, layout: Layout) -> str:

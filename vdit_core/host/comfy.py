@@ -152,7 +152,7 @@ def installed(run: Run, guider: Any, noise: Tensor) -> Iterator[bool]:
         previous = options.get(OVERRIDE_KEY)
         excerpt = partial(excerpt_of, original.get("context_handler"))
         options[OVERRIDE_KEY] = _override(run, place, previous, conditionings, excerpt)
-        wrappers = [
+        wrappers: list[tuple[str, Callable[..., Any]]] = [
             (WrappersMP.PREDICT_NOISE, partial(_predicted, run)),
             (WrappersMP.CALC_COND_BATCH, conditionings.numbered),
             (WrappersMP.APPLY_MODEL, partial(_evaluated, run, place)),

@@ -17,7 +17,8 @@ class Stand:
 
     def __init__(self, footage: Footage, noise: Tensor, patcher: ModelPatcher) -> None:
         """noise: what the sampler begins with, [2·P, C, F, H, W]."""
-        self._clean: Tensor = patcher.model.process_latent_in(footage.latent)
+        model: Any = patcher.model
+        self._clean: Tensor = model.process_latent_in(footage.latent)
         self._noise, self._sampling = noise[1::2], patcher.get_model_object("model_sampling")
 
     def predict(self, executor: Any, x: Tensor, sigma: Tensor, *args: Any, **named: Any) -> Tensor:
