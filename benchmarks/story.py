@@ -139,6 +139,15 @@ CHAPTERS = (
         first="sheets",
     ),
     Chapter(
+        "toy_perturb_sweep",
+        "Take one map away after the other",
+        "Every layer's map replaced by the identity, a layer at a time, in 4 steps. By structure "
+        "all layers rank close together: whichever map is gone, so are the stripes. By steadiness "
+        "layer 0, whose maps look widest, comes first: without it the circle changes its shape "
+        "from frame to frame and does not fall. Without layers 2 and 3 there is no circle at all.",
+        first="sheets",
+    ),
+    Chapter(
         "toy_skip_heads",
         "Leave heads out",
         "The output of chosen heads is set to zero and they are not computed. Here one head costs "
