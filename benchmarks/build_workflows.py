@@ -15,7 +15,17 @@ from typing import Any
 
 from . import workflow_notes as notes
 from .canvas import Canvas, Group
-from .graphs import enhance, entropy, footage, probe, recorded, sinks, structure, sweep
+from .graphs import (
+    enhance,
+    entropy,
+    footage,
+    perturb,
+    probe,
+    recorded,
+    sinks,
+    structure,
+    sweep,
+)
 from .server import ComfyServer
 from .stages import Stage, draw, tell, transfer
 from .workflow_api import Json
@@ -300,6 +310,7 @@ WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
     **footage.WORKFLOWS,
     **probe.WORKFLOWS,
     **sweep.WORKFLOWS,
+    **perturb.WORKFLOWS,
     **sinks.WORKFLOWS,
     **structure.WORKFLOWS,
     **entropy.WORKFLOWS,

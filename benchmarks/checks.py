@@ -34,6 +34,7 @@ class Check:
 
     limit: what it is held against, None for a number that is only shown. ok: whether it keeps to
     the limit; true without one. group: the heading it stands under, the study's name if empty.
+    spread: of the value, such as a standard deviation over seeds; the note says which.
     """
 
     name: str
@@ -44,11 +45,16 @@ class Check:
     group: str = ""
     note: str = ""
     bound: str = ""  # "≤" or "≥", with a limit
+    spread: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in report.json; JSON has no NaN and no infinity."""
-        value = self.value if math.isfinite(self.value) else None
-        return asdict(self) | {"value": value}
+        value, spread = (_finite(number) for number in (self.value, self.spread))
+        return asdict(self) | {"value": value, "spread": spread}
+
+
+def _finite(number: float | None) -> float | None:
+    return None if number is None or not math.isfinite(number) else number
 
 
 def at_most(name: str, value: float, limit: float, unit: str = "", note: str = "") -> Check:
@@ -107,7 +113,8 @@ def show(check: Check) -> str:
     """A line of text for a person."""
     mark = "ok  " if check.ok else "FAIL"
     limit = f"  ({check.bound} {check.limit:g})" if check.limit is not None else ""
-    return f"{mark} {check.name}: {check.value:.4g} {check.unit}{limit}"
+    spread = "" if check.spread is None else f" ± {check.spread:.2g}"
+    return f"{mark} {check.name}: {check.value:.4g}{spread} {check.unit}{limit}"
 
 
 def main() -> int:

@@ -33,7 +33,18 @@ from .workflow_api import Json, WorkflowError, to_prompt
 
 DESCRIPTION = "Run the whole loop on the toy model and leave a gallery."
 TIMED = "cost"  # its numbers are times, which other work would spoil
-LONG = ("transfer_near", "transfer_far", "sinks", "sensitivity", "recorded", "footage", TIMED)
+LONG = (
+    "transfer_near",
+    "transfer_far",
+    "entropy_edit",
+    "enhance",
+    "footage",
+    "perturb",
+    "sinks",
+    "sensitivity",
+    "recorded",
+    TIMED,
+)
 LONGEST = ("toy_world", *LONG)  # in the order in which they begin
 TOY_WORKFLOWS = [name for name in WORKFLOWS if name.startswith("toy_")]
 

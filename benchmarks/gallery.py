@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .report import Outcome, Picture, Report
+from .scatter import plot_of
 from .story import CHAPTERS, SECTIONS, Chapter
 
 STYLE = Path(__file__).with_suffix(".css")
@@ -107,7 +108,9 @@ def _numbers(checks: Sequence[dict[str, Any]]) -> str:
             continue
         heading = told[group].heading if group in told else group
         text = f"<p>{escape(told[group].text)}</p>" if group in told else ""
-        parts.append(f"<h3>{escape(heading)}</h3>{text}{table(members)}")
+        axes = told[group].plot if group in told else None
+        plot = plot_of(members, *axes) if axes else ""
+        parts.append(f"<h3>{escape(heading)}</h3>{text}{plot}{table(members)}")
     return "".join([*parts, "</section>\n"])
 
 
@@ -135,7 +138,7 @@ def _row(check: dict[str, Any], limited: bool) -> str:
     note = f'<div class="note">{escape(check["note"])}</div>' if check["note"] else ""
     limit = f"<td>{_limit(check)}</td><td>{_mark(check)}</td>" if limited else ""
     return (
-        f"<tr><th>{escape(check['name'])}{note}</th><td>{number(check['value'])}</td>"
+        f"<tr><th>{escape(check['name'])}{note}</th><td>{_value(check)}</td>"
         f'<td class="unit">{escape(check["unit"])}</td>{limit}</tr>'
     )
 
@@ -164,7 +167,14 @@ def _column_head(name: str, cells: Sequence[dict[str, Any]]) -> str:
 
 def _cell(check: dict[str, Any]) -> str:
     title = f' title="{escape(check["note"])}"' if check["note"] else ""
-    return f"<td{title}>{number(check['value'])} {_mark(check)}</td>"
+    return f"<td{title}>{_value(check)} {_mark(check)}</td>"
+
+
+def _value(check: dict[str, Any]) -> str:
+    """The number and, where it is known, its spread."""
+    spread = check["spread"]
+    beside = "" if spread is None else f'<span class="unit"> ± {spread:.2g}</span>'
+    return number(check["value"]) + beside
 
 
 def _limit(check: dict[str, Any]) -> str:

@@ -25,11 +25,12 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Section:
-    """Numbers of one study under a heading."""
+    """Numbers of one study under a heading. plot: two columns, one drawn against the other."""
 
     study: str
     heading: str
     text: str
+    plot: tuple[str, str] | None = None
 
 
 CHAPTERS = (
@@ -135,6 +136,15 @@ CHAPTERS = (
         "sampling for each layer. In layer 0 the circle stays where it is and comes twice; in "
         "layers 1, 4 and 5 the stripes are gone and the later frames fall apart; layer 2 changes "
         "least. The ranking compares pixels, so an object that moves counts for much.",
+        first="sheets",
+    ),
+    Chapter(
+        "toy_perturb_sweep",
+        "Take one map away after the other",
+        "Every layer's map replaced by the identity, a layer at a time, in 4 steps. By structure "
+        "all layers rank close together: whichever map is gone, so are the stripes. By steadiness "
+        "layer 0, whose maps look widest, comes first: without it the circle changes its shape "
+        "from frame to frame and does not fall. Without layers 2 and 3 there is no circle at all.",
         first="sheets",
     ),
     Chapter(
@@ -307,6 +317,47 @@ SECTIONS = (
         "transfer_far",
         "And when every word differs?",
         "The same for pairs whose colour, shape, background and motion all differ.",
+    ),
+    Section(
+        "perturb",
+        "What do wide and narrow maps carry?",
+        "The identity or the uniform map in one layer of the tiny Wan after the other, over 32 "
+        "seeds (4 steps); then the means of the three layers of higher and of lower entropy. "
+        "The paper ties high entropy to quality and low entropy to the structure of frames. "
+        "That does not show here: on the identity the halves (high, low) have SSIM 0.55 and "
+        "0.55, sharpness 44 and 41, words right 0.36 and 0.39; on the uniform map 0.68 and "
+        "0.67, 91 and 73, 0.76 and 0.72: far less apart than seeds are (measured 2026-11-21). "
+        "With the identity in any one layer the shape is lost; with the uniform map layers 0 "
+        "and 4 cost the most words, the widest and the narrowest.",
+    ),
+    Section(
+        "enhance",
+        "Does acting on the widest maps make videos better?",
+        "ENHANCE_TEXT",
+        plot=("sharpness", "words right"),
+    ),
+    Section(
+        "entropy_edit",
+        "Is the source kept where maps are narrow?",
+        "Transfer in the half of the layers whose maps look narrowest in the first step, in the "
+        "other half, in all, in as many random ones; and noised starts from the source's video "
+        "(SDEdit). Near pairs, 32 seeds, 4 steps of the tiny Wan; source and target begin with "
+        "the same noise, so they are alike without transfer too. Here the paper's direction "
+        "shows, weakly: against no transfer, SSIM with the source goes up by 0.028 ± 0.007 in "
+        "the low-entropy half, down by 0.046 ± 0.008 in the high-entropy half, and stays with "
+        "random layers (standard errors; measured 2026-11-21). Both halves cost as many of the "
+        "target's words (0.07), all layers cost more (0.17). The object's track moves by no "
+        "more than the seeds do.",
+        plot=("SSIM with the source", "words of the target shown"),
+    ),
+    Section(
+        "entropy_edit_far",
+        "And when every word differs?",
+        "The same for pairs that share no word. Every transfer brings the video nearer to the "
+        "source and costs much of the prompt: the low-entropy half more of both (SSIM 0.285, "
+        "0.58 of the target's words) than the high-entropy half (0.243 and 0.63), less than all "
+        "layers (0.31 and 0.48). The seeds are farther apart than these means.",
+        plot=("SSIM with the source", "words of the target shown"),
     ),
     Section(
         "sensitivity",

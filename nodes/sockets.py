@@ -119,6 +119,26 @@ def moment_inputs() -> list[io.Input]:
     ]
 
 
+def judge_inputs() -> list[io.Input]:
+    """Measures that need weights of their own; without them they are left out."""
+    return [
+        io.ClipVision.Input(
+            "clip_vision",
+            optional=True,
+            tooltip="From Load CLIP Vision: adds how alike the videos' frames, and each video's "
+            "neighbouring frames, are to CLIP (cosine of image features).",
+        ),
+        io.Boolean.Input(
+            "lpips",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="Adds LPIPS, the distance by AlexNet's features. Needs two files in "
+            "models/lpips; nothing is downloaded: an error says which files and where they are.",
+        ),
+    ]
+
+
 def csv_output() -> io.String.Output:
     return io.String.Output(
         "csv",

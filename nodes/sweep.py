@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import folder_paths
+from comfy.clip_vision import ClipVisionModel
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..vdit_core.figures.sweep_report import MEASURES, Asked, report_sweep
+from ..vdit_core.figures.sweep_measures import MEASURES
+from ..vdit_core.figures.sweep_report import Asked, report_sweep
 from ..vdit_core.host.comfy import layout_of, program_of
+from ..vdit_core.host.judges import judges
 from ..vdit_core.host.kept import swept
 from ..vdit_core.selection import parse_selection
 from ..vdit_core.sweep import OPERATIONS, sweep
 from . import sockets
+
+Given = TypeVar("Given")
 
 
 class VDiTLayerSweep(io.ComfyNode):
@@ -119,7 +125,9 @@ class VDiTSweepReport(io.ComfyNode):
                     options=list(MEASURES),
                     default="difference",
                     tooltip="What change means. difference: mean |a − b| of 255. PSNR: root mean "
-                    "square of a − b, of 255, which orders as PSNR does. SSIM: 1 − SSIM.",
+                    "square of a − b, of 255, which orders as PSNR does. SSIM: 1 − SSIM. "
+                    "consistency, sharpness, colourfulness: how far the video's own moves, up or "
+                    "down. LPIPS needs the switch lpips, CLIP (1 − cosine) clip_vision.",
                 ),
                 io.Int.Input(
                     "spare",
@@ -156,6 +164,7 @@ class VDiTSweepReport(io.ComfyNode):
                     tooltip="The source video of a transfer sweep: each layer is then also placed "
                     "between source and reference.",
                 ),
+                *sockets.judge_inputs(),
             ],
             outputs=[
                 io.Image.Output("grid", tooltip="Every video as a strip, with label and change."),
@@ -183,9 +192,12 @@ class VDiTSweepReport(io.ComfyNode):
         spared_value: list[float],
         reference: list[Tensor] | None = None,
         source: list[Tensor] | None = None,
+        clip_vision: list[ClipVisionModel] | None = None,
+        lpips: list[bool] | None = None,
     ) -> io.NodeOutput:
         asked = Asked(measure[0], spare[0], value[0], spared_value[0])
-        found = report_sweep(videos, labels, asked, _one(reference), _one(source))
+        given = judges(_one(clip_vision), bool(_one(lpips)))
+        found = report_sweep(videos, labels, asked, _one(reference), _one(source), given)
         preview = ui.PreviewImage(found.ranking, cls=cls)
         texts = found.report, found.table.csv(), found.schedule
         return io.NodeOutput(found.grid, found.ranking, *texts, ui=preview)
@@ -203,9 +215,9 @@ def _kept_in(folder: str) -> Path:
     return place
 
 
-def _one(videos: list[Tensor] | None) -> Tensor | None:
+def _one(given: list[Given] | None) -> Given | None:
     """The first of a list of one input; a list that a sweep made holds it many times."""
-    return videos[0] if videos else None
+    return given[0] if given else None
 
 
 NODES = [VDiTLayerSweep, VDiTSweepReport]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from vdit_attention.vdit_core.figures.judging import Judges
 from vdit_attention.vdit_core.figures.sweep_report import Asked, SweepReport, report_sweep
 from vdit_attention.vdit_core.selection import parse_values
 
@@ -66,6 +67,40 @@ def test_every_measure_has_its_number() -> None:
         assert float(rows(found)[0]["change"]) == 0
     one = rows(report_sweep(videos, ["none", "layer 2"], Asked("SSIM")))[1]
     assert float(one["change"]) == pytest.approx(1 - float(one["SSIM"])) and 0 < float(one["SSIM"])
+
+
+def test_qualities_that_move_up_or_down_can_rank() -> None:
+    """Layer 0 flickers, layer 1 is grey, layer 2 is blurred most, layer 3 somewhat."""
+    whole = video()[:1].repeat(3, 1, 1, 1)
+    flicker = whole.clone()
+    flicker[1::2] += 0.2
+    grey = whole.mean(-1, keepdim=True).expand_as(whole)
+    half = (whole + whole.roll(1, 2)) / 2
+    flat = (half + half.roll(1, 1)) / 2
+    labels = ["none", *(f"layer {n}" for n in range(4))]
+    firsts: dict[str, str] = {}
+    for measure in ("consistency", "sharpness", "colourfulness"):
+        found = rows(report_sweep([whole, flicker, grey, flat, half], labels, Asked(measure)))
+        firsts[measure] = next(row["label"] for row in found if row["rank"] == "1")
+        own = [float(row[measure]) for row in found]
+        changes = [float(row["change"]) for row in found]
+        assert changes == pytest.approx([abs(value - own[0]) for value in own])
+    assert firsts == {"consistency": "layer 0", "sharpness": "layer 2", "colourfulness": "layer 1"}
+
+
+def test_brought_weights_can_rank() -> None:
+    def apart(a: Tensor, b: Tensor) -> Tensor:
+        return (a - b).abs().mean((1, 2, 3))
+
+    judges = Judges(lambda frames: frames.flatten(1), apart)
+    videos, labels = [video(), video(0.1), 1 - video()], ["none", "layer 0", "layer 1"]
+    found = rows(report_sweep(videos, labels, Asked("LPIPS"), judges=judges))
+    assert [row["LPIPS"] for row in found] == [row["change"] for row in found]
+    found = rows(report_sweep(videos, labels, Asked("CLIP"), judges=judges))
+    assert [row["rank"] for row in found] == ["", "2", "1"]
+    for row in found:
+        assert float(row["change"]) == pytest.approx(1 - float(row["CLIP likeness"]))
+    assert "CLIP consistency" in found[0] and "LPIPS" in found[0]
 
 
 def test_the_schedule_spares_the_first_and_can_be_read() -> None:
@@ -130,5 +165,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
     refused("cannot be ranked together", [*two, video()], mixed)
     refused("'layer 0' has 4 × 20 × 28 frames", [video(), long], ["none", "layer 0"])
     refused("'source' has 4 × 20 × 28 frames", two, ["none", "layer 0"], source=long)
-    refused("measure: got 'LPIPS', allowed are", two, ["none", "layer 0"], measure="LPIPS")
+    refused("measure: got 'VMAF', allowed are", two, ["none", "layer 0"], measure="VMAF")
+    refused("LPIPS needs weights.*turn on lpips", two, ["none", "layer 0"], measure="LPIPS")
+    refused("CLIP needs weights.*to clip_vision", two, ["none", "layer 0"], measure="CLIP")
     refused("holds NaN", [video(), video() * math.nan], ["none", "layer 0"])

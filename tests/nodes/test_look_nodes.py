@@ -50,9 +50,11 @@ def test_the_inputs_keep_their_names_and_order() -> None:
     assert [i.id for i in schema.inputs] == ["record", "latent", *DEFAULTS]
     defaults = {i.id: getattr(i, "default", None) for i in schema.inputs[2:]}
     assert defaults == DEFAULTS
-    assert [i.id for i in VDiTCompareVideos.GET_SCHEMA().inputs] == ["a", "b"]
+    inputs = [i.id for i in VDiTCompareVideos.GET_SCHEMA().inputs]
+    assert inputs == ["a", "b", "clip_vision", "lpips"]
     outputs = VDiTCompareVideos.GET_SCHEMA().outputs
-    assert [o.io_type for o in outputs] == ["IMAGE", "STRING", "FLOAT", "FLOAT", "STRING"]
+    before = ["IMAGE", "STRING", "FLOAT", "FLOAT", "STRING"]
+    assert [o.io_type for o in outputs] == before + 3 * ["FLOAT"]
 
 
 def test_a_map_is_a_picture_and_a_preview(capture: tuple[Record, Latent], previews: Path) -> None:
@@ -154,7 +156,7 @@ def test_two_videos_give_a_picture_a_report_and_two_numbers(previews: Path) -> N
     node: Any = VDiTCompareVideos.PREPARE_CLASS_CLONE(None)
     a = torch.rand(5, 12, 14, 3)
     output = node.execute(a=a, b=(a + 0.1).clamp(0, 1))
-    image, report, psnr, ssim, csv = output.result
+    image, report, psnr, ssim, csv, *changes = output.result
     lines = csv.splitlines()
     assert lines[0].startswith("frame,PSNR (dB),SSIM,") and len(lines) == 1 + 5
     mean = sum(float(line.split(",")[2]) for line in lines[1:]) / 5
@@ -162,6 +164,7 @@ def test_two_videos_give_a_picture_a_report_and_two_numbers(previews: Path) -> N
     assert image.shape[0] == 1 and image.shape[3] == 3
     assert f"{psnr:.2f}" in report and f"{ssim:.4f}" in report
     assert 20 < psnr < 30 and 0 < ssim < 1
+    assert all(f"{change:.2f}" in report for change in changes[1:]) and len(changes) == 3
     assert (previews / output.ui.as_dict()["images"][0]["filename"]).is_file()
 
 

@@ -7,23 +7,35 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .compare_sheet import draw_comparison
+from .judging import Judged, Judges, Look, mean
 from .pictures import colours_of
-from .scores import PSNR_CAP, Scores, score
-from .table import Table
+from .scores import PSNR_CAP, Scores
+from .table import Cell, Table
+
+_DIGITS = {"consistency": 4, "CLIP consistency": 4}  # of the others: 2
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """image: [1, H, W, 3] float 0..1. report: as text. psnr: dB. ssim: up to 1. table: by frame."""
+    """image: [1, H, W, 3] float 0..1. report: as text. table: by frame. judged: the numbers."""
 
     image: Tensor
     report: str
-    psnr: float
-    ssim: float
     table: Table
+    judged: Judged
+
+    @property
+    def psnr(self) -> float:
+        """Of the whole video, dB."""
+        return self.judged.scores.psnr
+
+    @property
+    def ssim(self) -> float:
+        """Mean over the frames, up to 1."""
+        return self.judged.scores.ssim
 
 
-def compare_videos(a: Tensor, b: Tensor) -> Comparison:
+def compare_videos(a: Tensor, b: Tensor, judges: Judges | None = None) -> Comparison:
     """Compare two videos [F, H, W, 3] of values 0..1. Raises ValueError if they are not alike."""
     a, b = colours_of(a, "a"), colours_of(b, "b")
     if a.shape != b.shape:
@@ -32,16 +44,62 @@ def compare_videos(a: Tensor, b: Tensor) -> Comparison:
             "the longer one with Get Image from Batch, resize with Upscale Image, or sample both "
             "from latents of the same size"
         )
-    scores = score(a, b)
-    image = draw_comparison(a, b, scores)
-    return Comparison(image, _report(a, scores), scores.psnr, scores.ssim, _table(scores))
+    judges = judges or Judges()
+    judged = judges.compare(judges.look(a), judges.look(b))
+    report = _report(a, judged.scores) + "\n\n" + _quality_report(judged)
+    return Comparison(draw_comparison(judged), report, _table(judged), judged)
 
 
-def _table(scores: Scores) -> Table:
-    columns = scores.frame_psnr, scores.frame_ssim, 255 * scores.difference, 255 * scores.peak
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    names = "frame", "PSNR (dB)", "SSIM", "mean |a − b| (of 255)", "largest |a − b| (of 255)"
-    return Table(names, [[frame, *row] for frame, row in enumerate(rows)])
+def _table(judged: Judged) -> Table:
+    """A pair of neighbours is in the row of the first of them."""
+    scores = judged.scores
+    columns = {
+        "PSNR (dB)": scores.frame_psnr,
+        "SSIM": scores.frame_ssim,
+        "mean |a − b| (of 255)": 255 * scores.difference,
+        "largest |a − b| (of 255)": 255 * scores.peak,
+    }
+    for name in judged.a.curves:
+        columns |= {f"{name} of {x}": look.curves[name] for x, look in _both(judged).items()}
+    optional = {"LPIPS": judged.lpips, "CLIP likeness": judged.clip}
+    columns |= {name: curve for name, curve in optional.items() if curve is not None}
+    frames = range(len(judged.a.video))
+    rows: list[list[Cell]] = [
+        [frame, *(_at(curve, frame) for curve in columns.values())] for frame in frames
+    ]
+    return Table(["frame", *columns], rows)
+
+
+def _both(judged: Judged) -> dict[str, Look]:
+    return {"a": judged.a, "b": judged.b}
+
+
+def _at(curve: Tensor, frame: int) -> float | None:
+    return float(curve[frame]) if frame < len(curve) else None
+
+
+def _quality_report(judged: Judged) -> str:
+    """What each video is like by itself, and what only brought weights can tell."""
+    lines = [f"{'mean over the frames':24}{'a':>9}{'b':>9}{'b − a':>10}"]
+    for name in judged.a.curves:
+        values = [mean(look.curves[name]) for look in (judged.a, judged.b)]
+        digits = _DIGITS.get(name, 2)
+        cells = zip((*values, judged.change(name)), (9, 9, 10), strict=True)
+        lines.append(f"{name:24}" + "".join(_number(x, wide, digits) for x, wide in cells))
+    for name, curve in (("LPIPS (0 = alike)", judged.lpips), ("CLIP (1 = alike)", judged.clip)):
+        if curve is not None:
+            lines.append(f"{name:24}{float(curve.mean()):>9.4f}  between a and b")
+    lines += [
+        "",
+        "consistency: 1 − mean |x(t+1) − x(t)|, values 0 to 1; falls with flicker and with motion.",
+        "sharpness: variance of the Laplacian of luma, squared levels of 255; noise counts too.",
+        "colourfulness: Hasler and Süsstrunk, 0 is grey.",
+    ]
+    return "\n".join(lines)
+
+
+def _number(value: float | None, wide: int, digits: int) -> str:
+    return f"{'–':>{wide}}" if value is None else f"{value:>{wide}.{digits}f}"
 
 
 def _report(a: Tensor, scores: Scores) -> str:

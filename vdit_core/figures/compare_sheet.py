@@ -8,7 +8,9 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from .canvas import ACCENT, FAINT, Page
+from .judging import Judged
 from .pictures import evenly, fit
+from .quality_curves import HEIGHT, draw_qualities, framed
 from .scores import PSNR_CAP, Scores
 
 _LEFT, _TOP, _LABEL, _GAP, _PLOT, _BETWEEN = 140, 96, 32, 8, 170, 100
@@ -18,8 +20,9 @@ _FACTORS = (64, 32, 16, 8, 4, 2)
 _WARM = "#d55e00"
 
 
-def draw_comparison(a: Tensor, b: Tensor, scores: Scores) -> Tensor:
-    """a, b: [F, H, W, 3] of values 0..1. Returns [1, h, w, 3]."""
+def draw_comparison(judged: Judged) -> Tensor:
+    """Returns [1, h, w, 3]."""
+    a, b, scores = judged.a.video, judged.b.video, judged.scores
     shown = evenly(len(a), _FRAMES)
     difference = (a[shown] - b[shown]).abs()
     factor = _amplification(difference)
@@ -28,7 +31,7 @@ def draw_comparison(a: Tensor, b: Tensor, scores: Scores) -> Tensor:
     high, wide = strips[0].shape[1] + _GAP, strips[0].shape[2] + _GAP
     right = max(_LEFT + len(shown) * wide - _GAP, 900)
     bottom = _TOP + _LABEL + 3 * high
-    page = Page(right + 32, bottom + _PLOT + 122)
+    page = Page(right + 32, bottom + _PLOT + 122 + HEIGHT)
     page.text(32, 40, _headline(scores), size=28, bold=True)
     page.text(32, 76, _subline(a, scores), size=18, colour=FAINT)
     for n, frame in enumerate(shown):
@@ -41,6 +44,7 @@ def draw_comparison(a: Tensor, b: Tensor, scores: Scores) -> Tensor:
         page.text(_LEFT - 20, y, name, size=24, bold=True, align="right")
     page.text(_LEFT - 20, _TOP + _LABEL + 2.5 * high + 28, f"× {factor}", size=19, align="right")
     _plots(page, bottom + 44, (right - _LEFT - _BETWEEN) / 2, scores)
+    draw_qualities(page, _LEFT, bottom + 44 + _PLOT + 80, right - _LEFT, judged)
     return page.render()
 
 
@@ -81,15 +85,7 @@ def _plot(
 ) -> None:
     """A curve over the frames, at least `span` high; identical frames are marks above it."""
     x, y, width = place
-    axes = page.axes(x, y, width, _PLOT)
-    page.text(x, y - 18, title, size=18)
-    page.text(x + width / 2, y + _PLOT + 46, "frame", size=17, align="center")
-    axes.set_xlim(-0.5, len(values) - 0.5)
-    axes.grid(axis="y", color="#d0d7de", linewidth=1)
-    axes.locator_params(axis="x", integer=True)
-    axes.locator_params(axis="y", nbins=5)
-    axes.ticklabel_format(useOffset=False)
-    axes.tick_params(labelsize=16)
+    axes = framed(page, (x, y, width, _PLOT), title, len(values))
     _draw_curve(axes, values, ~same, span)
     if bool(same.any()):
         page.text(x + width, y - 18, "▲ identical", size=17, colour=_WARM, align="right")

@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..sweep import BASELINE, layer_of
+from .judging import Judged, Judges, mean
 from .pictures import colours_of
 from .ranking_sheet import Place, draw_ranking
-from .scores import Scores, score
 from .sweep import Row, sweep_grid
+from .sweep_measures import MEASURES, Measure
 from .table import Cell, Table
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A way to put the difference of two videos in one number, larger for larger ones.
-
-    title: of a plot. words: what a report calls it.
-    """
-
-    title: str
-    words: str
-    read: Callable[[Scores], float]
-
-
-MEASURES = {
-    "difference": Measure(
-        "mean |difference| (of 255)",
-        "mean |difference| to the reference, of 255",
-        lambda s: 255 * float(s.difference.mean()),
-    ),
-    "PSNR": Measure(
-        "RMS difference (of 255)",
-        "root mean square difference to the reference, of 255 (orders as PSNR does)",
-        lambda s: 0.0 if bool(s.identical.all()) else 255 * 10 ** (-s.psnr / 20),
-    ),
-    "SSIM": Measure("1 − SSIM", "1 − SSIM to the reference", lambda s: 1 - s.ssim),
-}
 
 
 @dataclass(frozen=True)
@@ -69,8 +43,8 @@ class _Seen:
 
     label: str
     layer: int | None
-    to_reference: Scores
-    to_source: Scores | None
+    to_reference: Judged
+    to_source: Judged | None
 
 
 def report_sweep(
@@ -79,16 +53,25 @@ def report_sweep(
     asked: Asked,
     reference: Tensor | None = None,
     source: Tensor | None = None,
+    judges: Judges | None = None,
 ) -> SweepReport:
     """Rank the layers of a sweep by how far their videos [F, H, W, 3] are from the reference.
 
     reference: None for the one labelled none. Raises ValueError for what cannot be compared.
     """
+    judges = judges or Judges()
     layers = _check(videos, labels, asked, reference)
+    _check_needs(asked, judges)
     if reference is None:
         reference = videos[layers.index(None)]
     _check_sizes(videos, labels, reference, source)
-    seen = _compared(videos, labels, layers, reference, source)
+    looked = judges.look(colours_of(reference, "reference"))
+    from_source = None if source is None else judges.look(colours_of(source, "source"))
+    seen: list[_Seen] = []
+    for video, label, layer in zip(videos, labels, layers, strict=True):
+        look = judges.look(colours_of(video, "videos"))
+        to_source = from_source and judges.compare(from_source, look)
+        seen.append(_Seen(label, layer, judges.compare(looked, look), to_source))
     measure, without = MEASURES[asked.measure], _sweeps_without(labels)
     ranks = _ranks(seen, measure, without)
     spared = sorted(ranks, key=lambda layer: ranks[layer])[: asked.spare]
@@ -99,7 +82,7 @@ def report_sweep(
         for s in seen
         if s.layer is not None
     ]
-    apart = None if source is None else measure.read(_scores(source, reference))
+    apart = from_source and measure.read(judges.compare(looked, from_source))
     ranking = draw_ranking(places, ranks, spared, measure.title, without, apart)
     grid = _grid(videos, seen, ranks, measure, source)
     return SweepReport(grid, ranking, _words(seen, asked, table, schedule), table, schedule)
@@ -133,6 +116,14 @@ def _check(
     return layers
 
 
+def _check_needs(asked: Asked, judges: Judges) -> None:
+    there = {"lpips": judges.perceive is not None, "clip_vision": judges.embed is not None}
+    needs = MEASURES[asked.measure].needs
+    if needs and not there[needs]:
+        how = "turn on lpips" if needs == "lpips" else "connect Load CLIP Vision to clip_vision"
+        raise ValueError(f"measure: {asked.measure} needs weights of its own; {how}")
+
+
 def _check_sizes(
     videos: Sequence[Tensor], labels: Sequence[str], reference: Tensor, source: Tensor | None
 ) -> None:
@@ -148,24 +139,6 @@ def _check_sizes(
                 f"videos: {name!r} has {size} frames, rows and columns, the reference {other}; all "
                 "must have one length and size: sample them from one latent"
             )
-
-
-def _compared(
-    videos: Sequence[Tensor],
-    labels: Sequence[str],
-    layers: Sequence[int | None],
-    reference: Tensor,
-    source: Tensor | None,
-) -> list[_Seen]:
-    found: list[_Seen] = []
-    for video, label, layer in zip(videos, labels, layers, strict=True):
-        to_source = None if source is None else _scores(video, source)
-        found.append(_Seen(label, layer, _scores(video, reference), to_source))
-    return found
-
-
-def _scores(video: Tensor, other: Tensor) -> Scores:
-    return score(colours_of(video, "videos"), colours_of(other, "reference"))
 
 
 def _sweeps_without(labels: Sequence[str]) -> bool:
@@ -200,18 +173,28 @@ def _table(seen: Sequence[_Seen], ranks: dict[int, int], measure: Measure) -> Ta
     columns = ["label", "layer", "rank", "change", *numbers]
     if seen[0].to_source is not None:
         columns += [f"{name} to the source" for name in numbers]
+    further = [*_further(seen[0].to_reference)]
     rows: list[list[Cell]] = []
     for s in seen:
         rank = None if s.layer is None else ranks[s.layer]
         cells: list[Cell] = [s.label, s.layer, rank, measure.read(s.to_reference)]
-        rows.append([*cells, *_numbers(s.to_reference), *_numbers(s.to_source)])
-    return Table(columns, rows)
+        pixels = [*_numbers(s.to_reference), *_numbers(s.to_source)]
+        rows.append([*cells, *pixels, *_further(s.to_reference).values()])
+    return Table([*columns, *further], rows)
 
 
-def _numbers(scores: Scores | None) -> list[float]:
-    if scores is None:
+def _numbers(judged: Judged | None) -> list[Cell]:
+    if judged is None:
         return []
+    scores = judged.scores
     return [scores.psnr, scores.ssim, 255 * float(scores.difference.mean())]
+
+
+def _further(judged: Judged) -> dict[str, Cell]:
+    """What the video is like by itself, and what brought weights tell of it and the reference."""
+    found: dict[str, Cell] = {name: mean(curve) for name, curve in judged.b.curves.items()}
+    told = {"LPIPS": judged.lpips, "CLIP likeness": judged.clip}
+    return found | {name: mean(curve) for name, curve in told.items() if curve is not None}
 
 
 def _grid(

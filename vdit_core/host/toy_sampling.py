@@ -56,7 +56,7 @@ def _sample(
     seeds: Sequence[int],
     settings: SamplerSettings,
 ) -> Tensor:
-    noise = torch.cat([_noise(seed) for seed in seeds])
+    noise = torch.cat([noise_of(seed) for seed in seeds])
     return comfy.sample.sample(
         model,
         noise,
@@ -72,7 +72,7 @@ def _sample(
     )
 
 
-def _noise(seed: int) -> Tensor:
+def noise_of(seed: int) -> Tensor:
     """What a KSampler node with this seed starts from, [1, 16, 5, 8, 8]."""
     noise: Any = comfy.sample.prepare_noise(torch.zeros(1, *LATENT_SHAPE), seed)
     return noise

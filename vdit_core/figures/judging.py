@@ -1,0 +1,74 @@
+"""Two videos, judged: what differs between them, and what each is like by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..video_metrics import Quality, cosine, quality_of
+from .scores import Scores, score
+
+
+@dataclass(frozen=True)
+class Look:
+    """A video [F, H, W, 3] of values 0..1. features: of an image encoder, [F, D]."""
+
+    video: Tensor
+    quality: Quality
+    features: Tensor | None
+
+    @property
+    def curves(self) -> dict[str, Tensor]:
+        """What the video is like by itself, by frame; pairs of neighbours have one value less."""
+        found = {
+            "consistency": self.quality.consistency,
+            "sharpness": self.quality.sharpness,
+            "colourfulness": self.quality.colourfulness,
+        }
+        if self.features is not None:
+            found["CLIP consistency"] = cosine(self.features[:-1], self.features[1:])
+        return found
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How b differs from a. lpips, clip: by frame, [F]; None without the weights."""
+
+    a: Look
+    b: Look
+    scores: Scores
+    lpips: Tensor | None
+    clip: Tensor | None
+
+    def change(self, name: str) -> float | None:
+        """Mean of a curve of b less that of a; None where there is no value, or no such curve."""
+        a, b = (mean(look.curves.get(name)) for look in (self.a, self.b))
+        return None if a is None or b is None else b - a
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What needs weights of its own.
+
+    embed: frames [F, H, W, 3] → image features [F, D]. perceive: LPIPS of two videos, [F].
+    """
+
+    embed: Callable[[Tensor], Tensor] | None = None
+    perceive: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def look(self, video: Tensor) -> Look:
+        return Look(video, quality_of(video), self.embed and self.embed(video))
+
+    def compare(self, a: Look, b: Look) -> Judged:
+        lpips = self.perceive and self.perceive(a.video, b.video)
+        clip = None
+        if a.features is not None and b.features is not None:
+            clip = cosine(a.features, b.features)
+        return Judged(a, b, score(a.video, b.video), lpips, clip)
+
+
+def mean(curve: Tensor | None) -> float | None:
+    """None for no curve, and for one without values: a single frame has no neighbour."""
+    return None if curve is None or not len(curve) else float(curve.mean())
