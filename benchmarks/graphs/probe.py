@@ -114,7 +114,7 @@ def sensitivity(canvas: Canvas, world: World, probe: Probe) -> None:
         )
         file = f"vdit/{world.name}_sensitivity"
         canvas.add("SaveImage", title=title, images=told["IMAGE"], filename_prefix=file)
-        canvas.add("PreviewAny", title=f"{title} In numbers", wide=420, source=told["report"])
+        canvas.add("PreviewAny", title=f"{title} In numbers", wide=480, source=told["report"])
     with canvas.group("Dense", across=True, colour="result", below=found) as above:
         dense = stage.save(stage.sample(model, prompt), "Dense", "sensitivity_dense")
     videos = {}
