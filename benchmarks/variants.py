@@ -11,12 +11,14 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ..vdit_core.choosing import recorded_shares
 from ..vdit_core.edits import Change
 from ..vdit_core.figures.scores import score
 from ..vdit_core.host.comfy import attach, layer_count
 from ..vdit_core.host.toy_sampling import AT_ONCE, SamplerSettings, decode_clips, sample_latents
 from ..vdit_core.host.toy_world import load_toy_world
 from ..vdit_core.program import Asker, Capture, Edit
+from ..vdit_core.ranking import Numbers as RankNumbers
 from ..vdit_core.ranking import Side, share_of
 from ..vdit_core.record import Record
 from ..vdit_core.selection import parse_selection, parse_where
@@ -67,22 +69,14 @@ def edited(model: ModelPatcher, change: Change, layers: Collection[int]) -> Mode
     return attach(model, Edit(Asker("study"), change, where))
 
 
-def entropies(trial: Trial) -> dict[int, dict[int, float]]:
+def entropies(trial: Trial) -> RankNumbers:
     """Row entropy as a share of the largest, by layer and head: cond, first step, one batch."""
     record, everything = Record(), parse_where("all", "all")
     asked = Capture(Asker("study"), everything, parse_selection("0", "steps"), record, "cond")
     watched = attach(trial.model, asked)
     prompts = [scene.prompt for scene in trial.scenes[:AT_ONCE]]
     sample_latents(watched, trial.clip, prompts, trial.seeds[:AT_ONCE], trial.settings)
-    found: dict[int, dict[int, list[float]]] = {}
-    for call in record.data.measurements:
-        shares = call.measures.entropy / math.log(len(record.data.header_of(call).grid))
-        for head, value in zip(call.heads, shares.tolist(), strict=True):
-            found.setdefault(call.layer, {}).setdefault(head, []).append(value)
-    return {
-        layer: {head: sum(values) / len(values) for head, values in heads.items()}
-        for layer, heads in found.items()
-    }
+    return recorded_shares(record.data)
 
 
 def entropy_layers(trial: Trial, share: float, side: Side) -> tuple[int, ...]:

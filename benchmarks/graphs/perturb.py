@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from ..canvas import Canvas
@@ -15,7 +14,6 @@ from ..worlds import MOCHI, TOY, WAN21, World
 from .sweep import FEW_OF_MOCHI
 
 FEW_OF_WAN = "0,3,10,15,19,25,29"
-FEW_STEPS = replace(TOY, sampling={**TOY.sampling, "steps": 4})
 STRUCTURE, STEADINESS = "Structure: 1 − SSIM by layer", "Steadiness: consistency by layer"
 
 _WHAT = """**VDiT Perturb Attention** replaces a layer's map by the identity: each token sees only
@@ -55,14 +53,25 @@ the region is ours). Ranked by structure (1 − SSIM) and by the change of tempo
 
 
 def perturb_sweep(
-    canvas: Canvas, world: World, note: str, layers: str = "all", **edit: Any
+    canvas: Canvas,
+    world: World,
+    note: str,
+    layers: str = "all",
+    probed: int | None = None,
+    **edit: Any,
 ) -> None:
-    """One layer's map replaced after the other, two rankings of the same videos."""
+    """One layer's map replaced after the other, two rankings of the same videos.
+
+    probed: steps, where fewer than the world's are enough.
+    """
     stage = Stage(canvas, world, note, {"Prompt": world.prompt})
     with canvas.group("One layer at a time", colour="ours"):
         edited = canvas.add("VDiTPerturb", model=stage.model, layers="all", **edit)["MODEL"]
         swept = canvas.add("VDiTLayerSweep", model=edited, layers=layers)
-        latent = stage.sample(swept["MODEL"], stage.prompts[0])
+        short: dict[str, Any] = {}
+        if probed:
+            short = {"steps": probed, "title": f"Probe of {probed} steps"}
+        latent = stage.sample(swept["MODEL"], stage.prompts[0], **short)
     with canvas.group("What is lost without each map?", across=True, colour="ours"):
         videos = canvas.add("VAEDecode", samples=latent, vae=stage.loaded.vae)["IMAGE"]
         for title, measure in ((STRUCTURE, "SSIM"), (STEADINESS, "consistency")):
@@ -85,7 +94,7 @@ def perturb_sweep(
 
 
 WORKFLOWS: dict[str, Callable[[Canvas], None]] = {
-    "toy_perturb_sweep": lambda c: perturb_sweep(c, FEW_STEPS, TOY_PERTURB, map="identity"),
+    "toy_perturb_sweep": lambda c: perturb_sweep(c, TOY, TOY_PERTURB, probed=4, map="identity"),
     "wan21_perturb_sweep": lambda c: perturb_sweep(
         c, WAN21, WAN_PERTURB, FEW_OF_WAN, map="identity"
     ),

@@ -133,7 +133,7 @@ def sensitivity(canvas: Canvas, world: World, probe: Probe) -> None:
         )
         sampled = stage.sample(sparse["MODEL"], prompt)
         videos[title] = stage.save(sampled, title, "sensitivity_schedule")
-    place: dict[str, Group] = {"right_of": found}
+    place: dict[str, Group] = {"right_of": max(found, above, key=lambda group: group.right)}
     for title, video in videos.items():
         name = f"Dense against: {title[0].lower()}{title[1:]}"
         with canvas.group(name, across=True, colour="ours", **place) as above:
