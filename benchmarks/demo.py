@@ -33,7 +33,7 @@ from .workflow_api import Json, WorkflowError, to_prompt
 
 DESCRIPTION = "Run the whole loop on the toy model and leave a gallery."
 TIMED = "cost"  # its numbers are times, which other work would spoil
-LONG = ("transfer_near", "transfer_far", "sinks", "sensitivity", "recorded", TIMED)
+LONG = ("transfer_near", "transfer_far", "sinks", "sensitivity", "recorded", "words", TIMED)
 LONGEST = ("toy_world", *LONG)  # in the order in which they begin
 TOY_WORKFLOWS = [name for name in WORKFLOWS if name.startswith("toy_")]
 
