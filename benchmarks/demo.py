@@ -43,6 +43,7 @@ LONG = (
     "sinks",
     "sensitivity",
     "recorded",
+    "words",
     TIMED,
 )
 LONGEST = ("toy_world", *LONG)  # in the order in which they begin

@@ -419,6 +419,12 @@ SECTIONS = (
         "those of other layers, and how much of the text's attention the first token gets.",
     ),
     Section(
+        "words",
+        "Is a word looked at from what it names?",
+        "How much more a place of the object gives a word than a place elsewhere, at the middle "
+        "step, mean of all layers and heads; 1 is as much.",
+    ),
+    Section(
         "exactness",
         "Is every edit exact?",
         "Each attention call inside ComfyUI's sampler against the formula in float64: its error as "

@@ -267,7 +267,16 @@ def test_a_scale_fits_its_numbers_without_blowing_up_small_differences() -> None
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (-0.001, "0.00"), (0.001, "<0.01"), (-2.5, "−2.50"), (55.04, "55.0"), (100, "100")],
+    [
+        (0, "0"),
+        (-0.001, "0.00"),
+        (0.001, "<0.01"),
+        (-2.5, "−2.50"),
+        (55.04, "55.0"),
+        (100, "100"),
+        (1_811_723.0, "1.8e6"),
+        (-2.5e11, "−2.5e11"),
+    ],
 )
 def test_numbers_in_cells_are_short(value: float, text: str) -> None:
     assert short(value) == text

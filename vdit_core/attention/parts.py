@@ -6,19 +6,19 @@ Read off the very map that a plan makes, tile by tile: a part of a row is renorm
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from ..grid import TokenGrid
-from ..measures.structure import VideoPart
 from ..plan import AttentionPlan
 from .checks import check_finite, check_mask, check_operands, check_region, grouped
 from .heads import HeadGroup
+from .splice import video_queries
 from .thin import thinned_group
-from .tiles import LOWEST, heads_at_once
+from .tiles import LOWEST, Tile, heads_at_once
 from .workers import side_by_side
 
 PARTS = ("spatial_entropy", "temporal_entropy", "spatial_mass", "temporal_mass")
@@ -82,9 +82,10 @@ def measure_words(
         for some in heads.split(heads_at_once(q.device, q.shape[2], k.shape[2])):
             poll()
             group = thinned_group(q, k, plan.ungated, row, some, mask, scale)
-            for part, _ in _video_rows(group, grid):
-                weights = part.weights[..., words] * part.share[..., None]
-                sums[part.index] += weights.sum(0).to(sums)
+            for tile in group.tiles():
+                index, here = _video_rows(tile, grid)
+                weights = tile.weights[:, here, words] * _share(tile)[:, here, None]
+                sums[index] += weights.sum(0).to(sums)
         found.append((sums / len(heads)).T.to(torch.bfloat16).cpu())
     return {"prompt_places": torch.stack(found)}
 
@@ -98,36 +99,36 @@ def _check(q: Tensor, k: Tensor, plan: AttentionPlan, mask: Tensor | None, grid:
         raise ValueError(f"grid: {grid} has {len(grid)} tokens, but there are {q.shape[2]} queries")
 
 
-def _video_rows(group: HeadGroup, grid: TokenGrid) -> Iterator[tuple[VideoPart, Tensor]]:
-    """Each tile's video queries, with the logarithms of their weights [G, t, Lk]."""
-    for tile in group.tiles():
-        share = tile.mass.sign() / tile.total  # 0 for a row that attends nowhere
-        part = VideoPart(grid, tile.queries, tile.weights, share)
-        inside = part.index.shape[0] == len(tile.queries)
-        here = slice(None) if inside else torch.isin(tile.queries - grid.prefix, part.index)
-        yield part, tile.logs[:, here]
+def _video_rows(tile: Tile, grid: TokenGrid) -> tuple[Tensor, slice]:
+    """Which video tokens a tile's video queries are, and where in the tile they lie."""
+    here = video_queries(tile.queries, grid.video)
+    return tile.queries[here] - grid.prefix, here
+
+
+def _share(tile: Tile) -> Tensor:
+    """What makes a tile's weights parts of 1, [G, t]; 0 for a row that attends nowhere."""
+    return tile.mass.sign() / tile.total
 
 
 def _parts(group: HeadGroup, grid: TokenGrid) -> Tensor:
     """PARTS of some heads, [4, G]."""
     places, device = grid.rows * grid.cols, group.own.q.device
-    of_frame = torch.arange(places, device=device)
-    of_place = places * torch.arange(grid.frames, device=device)
     spatial, temporal = (_Part(len(group.heads), device) for _ in range(2))
-    for part, logs in _video_rows(group, grid):
-        frame, place = part.index // places, part.index % places
-        pick = partial(_picked, logs)
-        first = grid.prefix + frame * places
-        spatial.add(pick(first[:, None] + of_frame), part.share)
-        temporal.add(pick(grid.prefix + place[:, None] + of_place), part.share)
+    of_place = grid.prefix + places * torch.arange(grid.frames, device=device)
+    frames = places * torch.arange(grid.frames + 1, device=device)
+    for tile in group.tiles():
+        index, here = _video_rows(tile, grid)
+        logs, share = tile.logs[:, here], _share(tile)[:, here]
+        keys = (index % places)[:, None] + of_place
+        temporal.add(logs.gather(-1, keys.expand(len(logs), *keys.shape)), share)
+        ends: list[int] = torch.searchsorted(index, frames).tolist()
+        for frame, (start, stop) in enumerate(pairwise(ends)):
+            first = grid.prefix + frame * places
+            if stop > start:
+                spatial.add(logs[:, start:stop, first : first + places], share[:, start:stop])
     queries = grid.video_tokens
     entropies = spatial.entropy(), temporal.entropy()
     return torch.stack([*entropies, spatial.mass / queries, temporal.mass / queries])
-
-
-def _picked(logs: Tensor, keys: Tensor) -> Tensor:
-    """The entries of each row at keys of its own: [G, t, Lk] and [t, n] → [G, t, n]."""
-    return logs.gather(-1, keys.expand(len(logs), *keys.shape))
 
 
 class _Part:

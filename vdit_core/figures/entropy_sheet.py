@@ -93,13 +93,14 @@ def _outline(page: Page, levels: Levels, sides: Sides, size: tuple[int, int]) ->
     axes.set_axis_off()
     axes.set_xlim(0, len(levels.heads))
     axes.set_ylim(len(levels.layers), 0)
+    line = min(3.5, size[1] / len(levels.layers) / 9)
     for row, layer in enumerate(levels.layers):
         for column, head in enumerate(levels.heads):
             if not sides.of(layer, head):
                 continue
-            for colour, line in (("white", 6), (sides.colour(layer, head), 3.5)):
+            for colour, wide in (("white", line + 2), (sides.colour(layer, head), line)):
                 box = Rectangle((column + 0.06, row + 0.08), 0.88, 0.84, fill=False)
-                box.set(edgecolor=colour, linewidth=line)
+                box.set(edgecolor=colour, linewidth=wide)
                 axes.add_patch(box)
 
 

@@ -155,4 +155,7 @@ def short(value: float) -> str:
         return "0"
     if size < 0.005:
         return "<0.01" if value > 0 else "0.00"
+    if size >= 1e5:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", "−")
     return f"{value:.{2 if size < 10 else 1 if size < 100 else 0}f}".replace("-", "−")
