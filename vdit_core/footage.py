@@ -36,7 +36,7 @@ def read_mask(mask: Tensor, latent: Sequence[int], each: int) -> Tensor | None:
     mask: [N, h, w] in 0..1, one for each frame of the video or one for all. each: video frames in a
     latent frame; the first latent frame is of the first video frame alone.
     """
-    frames, *place = latent[-3:]
+    frames, rows, cols = latent[-3:]
     if mask.ndim != 3 or not _fits(len(mask), frames, each):
         got = f"{len(mask)} frames" if mask.ndim == 3 else f"shape {tuple(mask.shape)}"
         wanted = 1 + (frames - 1) * each
@@ -53,7 +53,7 @@ def read_mask(mask: Tensor, latent: Sequence[int], each: int) -> Tensor | None:
         )
     if bool((mask == 1).all()):
         return None
-    small = adaptive_avg_pool2d(mask.float(), tuple(place))  # [N, H, W]
+    small = adaptive_avg_pool2d(mask.float(), (rows, cols))  # [N, H, W]
     if len(mask) == 1:
         return small.expand(frames, -1, -1)
     later = small[1 : 1 + (frames - 1) * each].unflatten(0, (-1, each))

@@ -23,12 +23,14 @@ from diffusers import (
 )
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import Tensor, nn
+from vdit_attention.vdit_core.edits.footage import FollowFootage
 from vdit_attention.vdit_core.edits.gate import Skip
 from vdit_attention.vdit_core.edits.guide import Guide
 from vdit_attention.vdit_core.edits.perturb import Perturb
 from vdit_attention.vdit_core.edits.sparsity import Sparsify
 from vdit_attention.vdit_core.edits.temperature import Temperature
 from vdit_attention.vdit_core.edits.transfer import PairTransfer
+from vdit_attention.vdit_core.footage import Footage
 from vdit_attention.vdit_core.host.diffusers import capture, edit, watching
 from vdit_attention.vdit_core.host.diffusers_steps import Steps
 from vdit_attention.vdit_core.program import Window
@@ -155,6 +157,12 @@ def test_what_does_not_fit_is_refused(transformer: WanTransformer3DModel) -> Non
     with (
         pytest.raises(ValueError, match="guidance is there in ComfyUI only"),
         watching(transformer, edit(Guide(1.0))),
+    ):
+        pass
+    footage = FollowFootage(Footage(torch.ones(1, 16, 3, 5, 7)), (1.0,) * 3)
+    with (
+        pytest.raises(ValueError, match="footage can be followed in ComfyUI only"),
+        watching(transformer, edit(footage)),
     ):
         pass
     with pytest.raises(ValueError, match="layer 3"), watching(transformer, edit(Skip(), "3")):

@@ -14,48 +14,16 @@ import torch
 from comfy.model_management import InterruptProcessingException
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
-from vdit_attention.nodes.footage import VDiTVideoSource
 from vdit_attention.tests.nodes import tiny
 from vdit_attention.tests.nodes.families import FAMILIES, LAYERS, VIDEO, Family
+from vdit_attention.tests.nodes.footage import BOTH, mask, node, video
 from vdit_attention.vdit_core.edits.footage import FollowFootage
-from vdit_attention.vdit_core.edits.freeze import Freeze
 from vdit_attention.vdit_core.edits.sparsity import Sparsify
 from vdit_attention.vdit_core.edits.temperature import Temperature
 from vdit_attention.vdit_core.edits.transfer import PairTransfer
 from vdit_attention.vdit_core.footage import Footage
+from vdit_attention.vdit_core.host.footage import frames_each
 from vdit_attention.vdit_core.pairs import pair_latent, pair_prompts
-from vdit_attention.vdit_core.program import Window
-
-BOTH = pair_prompts(tiny.prompt(5), tiny.prompt(6))
-SETTINGS: dict[str, Any] = {
-    "layers": "all",
-    "heads": "all",
-    "strength": 1.0,
-    "schedule": "",
-    "region": "all",
-    "start_percent": 0.0,
-    "end_percent": 1.0,
-    "branch": "both",
-}
-
-
-def video(batch: int = 1, seed: int = 11) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    shape = batch, 16, tiny.FRAMES, tiny.ROWS, tiny.COLS
-    return torch.randn(shape, generator=generator)
-
-
-def mask(seed: int = 12) -> Tensor:
-    """Of 9 frames of 10 × 14 pixels; some places drawn, some not, some in part."""
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.rand(9, 10, 14, generator=generator) > 0.5).float()
-
-
-def node(model: ModelPatcher, latent: Tensor | None = None, **settings: Any) -> tuple[Any, Any]:
-    """Model and latent of VDiT Video Source."""
-    latent = video() if latent is None else latent
-    prepared: Any = VDiTVideoSource.PREPARE_CLASS_CLONE(None)
-    return prepared.execute(model, {"samples": latent}, **(SETTINGS | settings)).result
 
 
 def sampled(model: ModelPatcher, latent: Tensor | None = None, **settings: Any) -> Tensor:
@@ -236,6 +204,19 @@ def test_in_every_family_the_source_is_the_footage_and_the_text_the_targets(
         assert not bool(same[text].any())
 
 
+def test_a_latent_frame_is_as_many_video_frames_as_the_family_has_told_or_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = {"Wan": 4, "Mochi": 6, "HunyuanVideo": 4, "LTX-Video": 8}
+    models = {f.name: f.make() for f in FAMILIES if f.name in wanted}
+    assert {name: frames_each(model) for name, model in models.items()} == wanted
+    for model in models.values():  # as before ComfyUI 0.24
+        monkeypatch.setattr(
+            type(model.model.latent_format), "temporal_downscale_ratio", 1, raising=False
+        )
+    assert {name: frames_each(model) for name, model in models.items()} == wanted
+
+
 def test_with_less_denoise_the_edit_begins_from_the_footage(model: ModelPatcher) -> None:
     listener, heard = listening(model)
     patched, pair = node(listener)
@@ -287,57 +268,3 @@ def test_a_cancelled_sampling_leaves_the_model_as_it_was(model: ModelPatcher) ->
     assert patched.model_options["transformer_options"] == kept
     assert torch.equal(tiny.sample(model), before)
     torch.testing.assert_close(tiny.sample(patched, positive=BOTH, latent=pair)[0], video()[0])
-
-
-@pytest.mark.parametrize(
-    ("latent", "settings", "words"),
-    [
-        (torch.rand(1, 4, 3, 5, 7), {}, r"shape \(1, 4, 3, 5, 7\), but .* \[batch, 16, frames"),
-        (torch.rand(1, 16, 5, 7), {}, "encode the frames with the model's VAE"),
-        (torch.zeros(1, 16, 3, 5, 7), {}, "the latent is empty .* connect VAE Encode"),
-        (None, {"mask": torch.ones(8, 10, 14)}, "it has 8 frames, but the video has 9"),
-        (None, {"mask": torch.zeros(1, 10, 14)}, "nothing is drawn"),
-        (None, {"strength": 1.5}, "strength: got 1.5"),
-        (None, {"schedule": "0=2"}, "strength: got 2.0"),
-        (None, {"schedule": "9=1"}, "names layer 9, but this model has layers 0 to 2"),
-    ],
-)
-def test_bad_input_is_refused_by_the_node(
-    model: ModelPatcher, latent: Tensor | None, settings: dict[str, Any], words: str
-) -> None:
-    with pytest.raises(ValueError, match=words):
-        node(model, latent, **settings)
-
-
-def refused(patched: ModelPatcher, latent: Any, words: str, **how: Any) -> None:
-    steps: list[int] = []
-    with pytest.raises(ValueError, match=words):
-        tiny.sample(
-            patched,
-            **({"positive": BOTH, "latent": latent} | how),
-            callback=lambda step, *_: steps.append(step),
-        )
-    assert not steps
-
-
-def test_bad_samplings_are_refused_before_they_begin(model: ModelPatcher) -> None:
-    patched, pair = node(model)
-    other = pair_latent({"samples": torch.zeros(1, 16, 2, 5, 7)})
-    refused(patched, other, "latent is 2 × 5 × 7 .* but the video is 3 × 5 × 7 .* latent output")
-    several, _ = node(model, video(3))
-    refused(several, pair_latent({"samples": video(2)}), "batch of 4, but the video .* batch of 3")
-    refused(patched, {"samples": video()}, "needs a batch of pairs")
-    refused(patched, pair, "holds one prompt, a pair needs two", positive=tiny.prompt(5))
-    silent = torch.zeros_like(pair["samples"])
-    refused(patched, pair, "the sampler adds no noise, but the video must get", noise=silent)
-    twice, _ = node(patched, video(seed=5), layers="2")
-    refused(twice, pair, "already follows another video, or has another mask")
-    frozen = tiny.edited(patched, Freeze(0), layers="1", window=Window(0.0, 1.0))
-    refused(frozen, pair, "layers 1 already take their maps from elsewhere")
-
-
-def test_an_area_and_a_mask_are_refused(model: ModelPatcher) -> None:
-    patched, pair = node(model, mask=mask())
-    area = [[BOTH[0][0], BOTH[0][1] | {"area": (3, 4, 7, 0, 1, 0), "strength": 1.0}]]
-    with pytest.raises(ValueError, match="cannot be combined with prompts that have an area"):
-        tiny.sample(patched, positive=area, latent=pair)

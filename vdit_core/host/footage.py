@@ -19,7 +19,8 @@ class Stand:
         """noise: what the sampler begins with, [2·P, C, F, H, W]."""
         model: Any = patcher.model
         self._clean: Tensor = model.process_latent_in(footage.latent)
-        self._noise, self._sampling = noise[1::2], patcher.get_model_object("model_sampling")
+        self._sampling: Any = patcher.get_model_object("model_sampling")
+        self._noise = noise[1::2]
 
     def predict(self, executor: Any, x: Tensor, sigma: Tensor, *args: Any, **named: Any) -> Tensor:
         """PREDICT_NOISE wrapper: the model sees the footage with the target's first noise.
