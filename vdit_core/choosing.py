@@ -5,7 +5,6 @@ The entropy of a row is divided by the logarithm of the keys it may look at, and
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,10 +12,12 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from .attention import key_counts, measure
+from .entropy import levels_of
 from .operands import Operands
 from .program import Edit
 from .ranking import Numbers, Ranked, share_of
 from .record import RecordData
+from .selection import parse_selection
 from .sites import Call, Layout, Site, in_runs
 from .steps import Schedule
 
@@ -119,18 +120,9 @@ def entropy_shares(x: Operands, rows: Sequence[int]) -> Tensor:
 
 
 def recorded_shares(data: RecordData) -> Numbers:
-    """The same of a record, mean of all its calls. Raises ValueError for one that holds none."""
-    sums: dict[tuple[int, int], list[float]] = defaultdict(list)
-    for m in data.measurements:
-        most = math.log(max(2, len(data.header_of(m).grid)))
-        for head, entropy in zip(m.heads, m.measures.entropy.tolist(), strict=True):
-            sums[m.layer, head].append(entropy / most)
-    if not sums:
-        raise ValueError("record: it holds no calls; choose layers and steps on VDiT Capture")
-    numbers: dict[int, dict[int, float]] = {}
-    for (layer, head), values in sorted(sums.items()):
-        numbers.setdefault(layer, {})[head] = sum(values) / len(values)
-    return numbers
+    """The same of a record, mean of all its calls."""
+    levels = levels_of(data, "entropy share", parse_selection("all", "steps"), "both")
+    return {n: {h: value / 100 for h, value in own.items()} for n, own in levels.numbers.items()}
 
 
 def chosen_by_record(data: RecordData, ranked: Ranked, layout: Layout) -> Choice:

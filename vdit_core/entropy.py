@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .attention import MapMeasures, TextMeasures
 from .grid import TokenGrid
-from .ranking import Granularity, Side, share_of
+from .ranking import Granularity, Numbers, Side, share_of
 from .record import CrossMeasurement, Header, Measurement, RecordData
 from .selection import Selection, write_heads, write_layers
 from .sites import BRANCHES, in_runs
@@ -176,16 +176,21 @@ class Levels:
         """Each layer's share of the sum over the captured layers, [layers] in percent."""
         return 100 * self.by_layer / self.by_layer.nansum().clamp_min(1e-300)
 
-    def share(
-        self, share: float, side: Side, granularity: Granularity
-    ) -> dict[int, tuple[int, ...]]:
-        """The heads, by layer, of the top or the bottom share; see ranking.share_of."""
+    @property
+    def numbers(self) -> Numbers:
+        """The mean of the steps of each captured head, to be ranked."""
         numbers: dict[int, Mapping[int, float]] = {}
         for layer, values in zip(self.layers, self.by_head.tolist(), strict=True):
             known = {h: v for h, v in zip(self.heads, values, strict=True) if v == v}
             if known:
                 numbers[layer] = known
-        chosen = share_of(numbers, share, side, granularity)
+        return numbers
+
+    def share(
+        self, share: float, side: Side, granularity: Granularity
+    ) -> dict[int, tuple[int, ...]]:
+        """The heads, by layer, of the top or the bottom share; see ranking.share_of."""
+        chosen = share_of(self.numbers, share, side, granularity)
         every = tuple(range(self.header.heads))
         return dict.fromkeys(chosen, every) if granularity == "layers" else chosen
 
