@@ -422,7 +422,10 @@ SECTIONS = (
         "words",
         "Is a word looked at from what it names?",
         "How much more a place of the object gives a word than a place elsewhere, at the middle "
-        "step, mean of all layers and heads; 1 is as much.",
+        "step, mean of all layers and heads; 1 is as much. Of 32 prompts, colour and shape are "
+        "looked at from the object in all, motion in all on the tiny Wan and in 30 on the tiny "
+        "Mochi. The word for the background is looked at from elsewhere on the tiny Mochi, and "
+        "from anywhere about alike on the tiny Wan (full study of 2026-11-21).",
     ),
     Section(
         "exactness",
