@@ -344,7 +344,6 @@ SECTIONS = (
         "rendered clips have 363) and gains 0.02 ± 0.03 words, but steadiness falls (0.985 from "
         "0.990; rendered 0.993), and which layers it acts on makes no difference. Attention- "
         "skip guidance sharpens more and costs words at scale 1 (measured 2026-11-21).",
-        plot=("sharpness", "words right"),
     ),
     Section(
         "entropy_edit",
