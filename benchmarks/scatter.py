@@ -44,7 +44,8 @@ def draw_scatter(points: Sequence[Point], across: str, up: str) -> Tensor:
     """A number for each point, explained beside the plot; the first in orange. [1, h, w, 3]"""
     beside = _LEFT + _WIDE + 44
     legend = max(text_width(words, 17) for words in [_BARS, *(point.name for point in points)])
-    page = Page(beside + round(legend) + 56, _TOP + _HIGH + 90)
+    below = _TOP + max(_HIGH - 10, 34 * len(points) + 24)  # the words under the names
+    page = Page(beside + round(legend) + 56, max(_TOP + _HIGH + 90, below + 40))
     axes = page.axes(_LEFT, _TOP, _WIDE, _HIGH)
     axes.grid(color="#d0d7de", linewidth=1)
     axes.set_axisbelow(True)
@@ -61,7 +62,7 @@ def draw_scatter(points: Sequence[Point], across: str, up: str) -> Tensor:
         page.text(beside + 32, line, point.name, size=17)
     page.text(_LEFT + _WIDE / 2, _TOP + _HIGH + 50, across, size=18, align="center")
     page.text(_LEFT - 72, _TOP + _HIGH / 2, up, size=18, upright=True)
-    page.text(beside, _TOP + _HIGH - 10, _BARS, size=16, colour=FAINT)
+    page.text(beside, below, _BARS, size=16, colour=FAINT)
     return page.render()
 
 
