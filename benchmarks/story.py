@@ -342,8 +342,8 @@ SECTIONS = (
         "Random layers fare little worse. Enhance-A-Video does about the same: τ = 1 keeps the "
         "words, τ = 4 costs them (0.77). Guidance away from identity maps sharpens (319 at 0.5; "
         "rendered clips have 363) and gains 0.02 ± 0.03 words, but steadiness falls (0.985 from "
-        "0.990; rendered 0.993), and which layers it acts on makes no difference. Attention- "
-        "skip guidance sharpens more and costs words at scale 1 (measured 2026-11-21).",
+        "0.990; rendered 0.993), and which layers it acts on makes no difference. "
+        "Attention-skip guidance sharpens more and costs words at scale 1 (measured 2026-11-21).",
     ),
     Section(
         "entropy_edit",
@@ -396,8 +396,8 @@ SECTIONS = (
         "(noise mask alone: 91 % and 75 %, which 32 clips hardly tell apart), on a path 5.3 pixels "
         "off instead of 7.5. The mask in attention alone left 0.016. The footage's maps without a "
         "mask did not help here: the background was as far off as without them (0.124 in layers 1 "
-        "to 4, 0.134 in all), and fewer words were shown. What the paper shows for pairs of "
-        "generated videos does not carry over to footage on this toy model.",
+        "to 4, 0.134 in all), and fewer words were shown. Between generated videos, as in the "
+        "paper, transfer does not keep the source on this toy model either.",
     ),
     Section(
         "entropy",
