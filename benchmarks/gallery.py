@@ -19,13 +19,16 @@ LEAD = (
     "on this page was made by one run of the real ComfyUI server with this pack in it."
 )
 LABEL = "Toy results: a tiny model that knows coloured shapes and nothing else"
+MEASURED = "measured"  # the id of the numbers
 
 
 def render(report: Report) -> str:
     """The page as HTML."""
     outcomes = {outcome.workflow: outcome for outcome in report.outcomes}
-    chapters = [_chapter(c, outcomes.get(c.workflow)) for c in CHAPTERS]
-    body = [_header(report), "<main>", *chapters, _numbers(report.checks), "</main>"]
+    shown = [c for c in CHAPTERS if c.workflow in outcomes and outcomes[c.workflow].pictures]
+    chapters = [_chapter(c, outcomes[c.workflow]) for c in shown]
+    numbers = _numbers(report.checks)
+    body = [_header(report), _contents(shown), "<main>", *chapters, numbers, "</main>"]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -58,6 +61,13 @@ def _header(report: Report) -> str:
     )
 
 
+def _contents(chapters: Sequence[Chapter]) -> str:
+    """Where everything is on a long page."""
+    places = {chapter.workflow: chapter.heading for chapter in chapters} | {MEASURED: "Measured"}
+    links = (f'<a href="#{place}">{escape(heading)}</a>' for place, heading in places.items())
+    return f"<nav>{''.join(links)}</nav>\n"
+
+
 def _alarms(report: Report) -> str:
     """What failed, where nobody can overlook it."""
     return "".join(
@@ -67,9 +77,7 @@ def _alarms(report: Report) -> str:
     )
 
 
-def _chapter(chapter: Chapter, outcome: Outcome | None) -> str:
-    if outcome is None or not outcome.pictures:
-        return ""
+def _chapter(chapter: Chapter, outcome: Outcome) -> str:
     videos = [p for p in outcome.pictures if p.kind == "image/webp"]
     sheets = [p for p in outcome.pictures if p.kind != "image/webp"]
     shown = {"videos": _figures("videos", videos), "sheets": _figures("sheets", sheets)}
@@ -78,7 +86,8 @@ def _chapter(chapter: Chapter, outcome: Outcome | None) -> str:
     if rest:
         rest = f"<details><summary>{escape(chapter.more)}</summary>{rest}</details>"
     return (
-        f"<section><h2>{escape(chapter.heading)}</h2><p>{escape(chapter.text)}</p>{first}{rest}"
+        f'<section id="{chapter.workflow}"><h2>{escape(chapter.heading)}</h2>'
+        f"<p>{escape(chapter.text)}</p>{first}{rest}"
         f'<p class="note">workflows/{outcome.workflow}.json</p></section>\n'
     )
 
@@ -100,7 +109,8 @@ def _figure(picture: Picture) -> str:
 def _numbers(checks: Sequence[dict[str, Any]]) -> str:
     told = {section.study: section for section in SECTIONS}
     groups = dict.fromkeys([*told, *(check["group"] for check in checks)])
-    parts = ['<section><h2>Measured</h2><p>All of it stands in <a href="report.json">report.json']
+    parts = [f'<section id="{MEASURED}"><h2>Measured</h2>']
+    parts.append('<p>All of it stands in <a href="report.json">report.json')
     parts.append("</a>, ready to be read by a program.</p>")
     for group in groups:
         members = [check for check in checks if check["group"] == group]

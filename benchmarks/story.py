@@ -398,6 +398,7 @@ SECTIONS = (
         "mask did not help here: the background was as far off as without them (0.124 in layers 1 "
         "to 4, 0.134 in all), and fewer words were shown. Between generated videos, as in the "
         "paper, transfer does not keep the source on this toy model either.",
+        plot=("background off the footage's", "the changed word is shown"),
     ),
     Section(
         "entropy",

@@ -105,7 +105,9 @@ def test_every_number_of_the_page_is_in_the_report() -> None:
 def test_the_page_holds_everything_and_needs_nothing() -> None:
     page = render(small_report())
     assert page.count("data:image/webp;base64,") == 2 and page.count("data:image/png;base64,") == 1
-    assert not re.findall(r'(?:src|href)="(?!data:|report\.json)', page)
+    assert not re.findall(r'(?:src|href)="(?!data:|report\.json|#)', page)
+    links = re.findall(r'href="#([^"]+)"', page)
+    assert len(links) == 2 and all(f'id="{link}"' in page for link in links)
     assert "Edited &lt;video&gt;" in page and "Toy results" in page and "a small one" in page
     assert "something new" in page and "not in the story" in page
 
