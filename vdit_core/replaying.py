@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .attention.dense import taken
 from .edits.replay import Replay
 from .freezing import Frozen
 from .operands import Operands
-from .plan import AttentionPlan
+from .plan import AttentionPlan, Source
 from .program import Edit
 from .sites import Call, Layout
 from .sources import Kept, Key, SourceHeader
@@ -78,37 +77,92 @@ def _check_kept(
                 )
 
 
-def with_guests(
-    edits: Sequence[Edit], frozen: Frozen, call: Call, x: Operands
-) -> tuple[Call, Operands]:
-    """The call with the source's rows in front, for the rows that these edits change."""
+@dataclass(frozen=True)
+class Guests:
+    """Kept rows that rows of a call may follow. rows: whom each is for. heads: [n], those kept."""
+
+    rows: list[int]
+    kept: list[Kept]
+    heads: list[int]
+
+
+def guests_of(edits: Sequence[Edit], frozen: Frozen, call: Call, x: Operands) -> Guests | None:
+    """The source's rows for the rows that these edits change; None where there are none."""
     if not edits:
-        return call, x
-    wanted = torch.stack([call.rows(edit.branch) for edit in edits]).any(0).nonzero()[:, 0].tolist()
-    if not wanted:
-        return call, x
+        return None
+    rows = torch.stack([call.rows(edit.branch) for edit in edits]).any(0).nonzero()[:, 0].tolist()
+    if not rows:
+        return None
     edit = edits[-1]  # all are of one origin, see check_sources
-    kept = [_found(edit, frozen, call, row) for row in wanted]
+    kept = [_found(edit, frozen, call, row) for row in rows]
     _check_lengths(edits, call, x, kept)
-    heads = torch.tensor(_heads(edit, call)).to(x.q.device)
+    return Guests(rows, kept, [*_heads(edit, call)])
+
+
+def followed(
+    guests: Guests | None,
+    call: Call,
+    x: Operands,
+    plan_of: Callable[[Call, Operands], AttentionPlan],
+) -> tuple[Call, Operands, AttentionPlan]:
+    """The plan of a call beside its guests, with what it needs of them to be carried out.
+
+    Where they are followed in full their Q and K take the places of their followers'; otherwise
+    they stand in front, as rows of the batch.
+    """
+    if guests is None:
+        return call, x, plan_of(call, x)
+    beside, n = call.with_guests(guests.rows), len(guests.rows)
+    lengths = x.prompts if x.prompts is None else torch.cat([x.prompts[guests.rows], x.prompts])
+    plan = plan_of(beside, replace(x, prompts=lengths))
+    source = plan.source
+    if plan.video is not None or source is None:
+        return beside, _in_front(guests, x, lengths), plan
+    if not bool(((source.strength == 0) | (source.strength == 1)).all()):
+        return beside, _in_front(guests, x, lengths), plan
+    return call, _in_place(guests, x, source, n), replace(plan, source=None).of_rows(n)
+
+
+def _in_front(guests: Guests, x: Operands, lengths: Tensor | None) -> Operands:
+    """With the guests as the first rows of the batch. lengths: of all their prompts."""
+    rows, kept, heads = guests.rows, guests.kept, torch.tensor(guests.heads).to(x.q.device)
 
     def joined(own: Tensor, field: str) -> Tensor:
-        guests = own[wanted].clone()
-        for guest, one in zip(guests, kept, strict=True):
+        first = own[rows].clone()
+        for guest, one in zip(first, kept, strict=True):
             here, there = _shared_tokens(x, one)
             guest[heads, here] = getattr(one, field)[:, there].to(own)
-        return torch.cat([guests, own])
+        return torch.cat([first, own])
 
     mask = x.mask
     if mask is not None and mask.shape[0] > 1:
-        own = mask[wanted]
+        own = mask[rows]
         masks = [o if _differs(x, one) else one.mask for o, one in zip(own, kept, strict=True)]
         assert all(each is not None for each in masks)
         mask = torch.cat([*(each[None].to(mask) for each in masks if each is not None), mask])
-    lengths = x.prompts if x.prompts is None else torch.cat([x.prompts[wanted], x.prompts])
-    values = torch.cat([x.v[wanted], x.v])
+    values = torch.cat([x.v[rows], x.v])
     more = replace(x, q=joined(x.q, "q"), k=joined(x.k, "k"), v=values, mask=mask)
-    return call.with_guests(wanted), replace(more, prompts=lengths)
+    return replace(more, prompts=lengths)
+
+
+def _in_place(guests: Guests, x: Operands, source: Source, n: int) -> Operands:
+    """With Q and K of the guests in their followers' heads, and their masks where rows differ.
+
+    source: of the n guests and the call's own rows.
+    """
+    q, k, mask = x.q.clone(), x.k.clone(), x.mask
+    if mask is not None and mask.shape[0] > 1:
+        mask = mask.expand(-1, q.shape[1], -1, -1).clone()
+    for row, (guest, strength) in enumerate(zip(source.rows[n:], source.strength[n:], strict=True)):
+        heads: list[int] = strength.nonzero()[:, 0].tolist()
+        if not heads:
+            continue
+        one, at = guests.kept[int(guest)], [guests.heads.index(head) for head in heads]
+        q[row, heads], k[row, heads] = one.q[at].to(q), one.k[at].to(k)
+        if mask is not None and mask.shape[0] > 1:
+            assert one.mask is not None
+            mask[row, heads] = one.mask.to(mask).expand(mask.shape[1:])[heads]
+    return replace(x, q=q, k=k, mask=mask)
 
 
 def _check_lengths(edits: Sequence[Edit], call: Call, x: Operands, kept: Sequence[Kept]) -> None:
@@ -135,21 +189,6 @@ def _shared_tokens(x: Operands, one: Kept) -> tuple[slice, slice]:
     here = x.grid().video
     start = here.start + one.q.shape[1] - x.q.shape[2] if here.start else 0
     return here, slice(start, start + here.stop - here.start)
-
-
-def settled(call: Call, x: Operands, plan: AttentionPlan) -> tuple[Call, Operands, AttentionPlan]:
-    """Without the guests, where their Q and K can be put into the places of those that use them."""
-    source, n = plan.source, call.guests
-    if not n or plan.video is not None or source is None:
-        return call, x, plan
-    if not bool(((source.strength == 0) | (source.strength == 1)).all()):
-        return call, x, plan
-    q, k, mask = taken((x.q, x.k, x.mask), (x.q, x.k, x.mask), source)
-    if mask is not None and mask.shape[0] > 1:
-        mask = mask[n:]
-    lengths = x.prompts if x.prompts is None else x.prompts[n:]
-    fewer = replace(x, q=q[n:], k=k[n:], v=x.v[n:], mask=mask, prompts=lengths)
-    return call.without_guests(), fewer, replace(plan, source=None).of_rows(n)
 
 
 def _found(edit: Edit, frozen: Frozen, call: Call, row: int) -> Kept:

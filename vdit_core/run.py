@@ -28,7 +28,7 @@ from .plan import UNTOUCHED, AttentionPlan
 from .program import Asker, Capture, Edit, Keep, Program, Spec, acted_on, check_together
 from .record import Turn
 from .recording import Found, Recorder
-from .replaying import check_size, check_source, settled, with_guests
+from .replaying import check_size, check_source, followed, guests_of
 from .sites import Call, Evaluation, Excerpt, Layout, Site
 from .steps import Clock, Schedule
 from .telling import what_it_did, why_it_did_nothing
@@ -131,8 +131,8 @@ class Run:
         guested = self._sourced(call)
         self.frozen.hear([e for e in guested if isinstance(e.change, Freeze)], call, x)
         ready = [edit for edit in guested if self._ready(edit, call)]
-        call, x = with_guests(ready, self.frozen, call, x)
-        call, x, plan = settled(call, x, self._plan(call, x))
+        guests = guests_of(ready, self.frozen, call, x)
+        call, x, plan = followed(guests, call, x, self._plan)
         given = x.mask
         if plan.text is not None:
             prompt = x.grid().text

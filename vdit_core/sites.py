@@ -144,11 +144,6 @@ class Call:
             self, branches=branches, items=items, prompts=prompts + self.prompts, guests=len(of)
         )
 
-    def without_guests(self) -> Call:
-        n = self.guests
-        branches, items, prompts = self.branches[n:], self.items[n:], self.prompts[n:]
-        return replace(self, branches=branches, items=items, prompts=prompts, guests=0)
-
     def guest_rows(self) -> Tensor:
         """For each row the guest that is labelled like it, or else itself. [B] int64"""
         labels = [self.label(row) for row in range(len(self.items))]
