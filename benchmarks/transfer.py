@@ -61,7 +61,7 @@ class Outcome:
 @torch.inference_mode()
 def study(kind: str, quick: bool) -> list[Check]:
     """All measurements on one kind of pairs."""
-    count = 8 if quick else 32
+    count = 4 if quick else 32
     checks: list[Check] = []
     for name, outcome in outcomes(make_pairs(kind, count)).items():
         checks += _checks(f"transfer, {kind} pairs, {name}", outcome, count)
