@@ -10,7 +10,7 @@ from .footage import Footage, on_tokens
 from .grid import TokenGrid
 from .plan import AttentionPlan
 from .program import Edit, Spec
-from .sites import Evaluation
+from .sites import Evaluation, size_in_words
 
 
 class Following:
@@ -37,9 +37,9 @@ class Following:
         videos, *size = self.footage.latent.shape
         if size != list(latent[1:]) or videos not in (1, latent[0] // 2):
             raise ValueError(
-                f"{self._name}: the sampler's latent is {_size(latent)}, but the video is "
-                f"{_size(self.footage.latent.shape)}; connect this node's latent output to the "
-                "sampler, or give VDiT Pair Latent the same video"
+                f"{self._name}: the sampler's latent is {size_in_words(latent)}, but the video is "
+                f"{size_in_words(self.footage.latent.shape)}; connect this node's latent output to "
+                "the sampler, or give VDiT Pair Latent the same video"
             )
 
     def check_noise(self, any_noise: bool) -> None:
@@ -65,8 +65,3 @@ class Following:
         blend = plan.blend
         assert blend is not None
         return replace(plan, blend=replace(blend, own=on_tokens(blend.own, grid)))
-
-
-def _size(latent: Sequence[int]) -> str:
-    batch, channels, *size = latent
-    return f"{' × '.join(map(str, size))} of {channels} channels in a batch of {batch}"

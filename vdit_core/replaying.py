@@ -13,7 +13,7 @@ from .freezing import Frozen
 from .operands import Operands
 from .plan import AttentionPlan, Source
 from .program import Edit
-from .sites import Call, Layout
+from .sites import Call, Layout, size_in_words
 from .sources import Kept, Key, SourceHeader
 from .steps import Schedule
 
@@ -53,9 +53,9 @@ def check_size(edit: Edit, latent: tuple[int, ...]) -> None:
     then = edit.change.source.header.latent
     if latent[1:] != then[1:] or then[0] not in (1, latent[0]):
         raise ValueError(
-            f"{edit.asker.name}: the latent is {_size(latent)}, but the source's was "
-            f"{_size(then)}; use the same size and length, and a batch of the source's size (or a "
-            "source of one)"
+            f"{edit.asker.name}: the latent is {size_in_words(latent)}, but the source's was "
+            f"{size_in_words(then)}; use the same size and length, and a batch of the source's "
+            "size (or a source of one)"
         )
 
 
@@ -228,8 +228,3 @@ def _key(name: str, header: SourceHeader, call: Call, row: int) -> Key:
             f"{prompt}); use the same cfg and batch, or choose another branch"
         )
     return key
-
-
-def _size(latent: tuple[int, ...]) -> str:
-    batch, channels, *size = latent
-    return f"{' × '.join(map(str, size))} of {channels} channels in a batch of {batch}"

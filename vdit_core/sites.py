@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -160,6 +160,12 @@ class Call:
     def target_rows(self) -> Tensor:
         """Which rows are the second of a pair, [B] bool."""
         return torch.tensor([item % 2 == 1 for item in self.items])
+
+
+def size_in_words(latent: Sequence[int]) -> str:
+    """Of a video [B, C, F, H, W]."""
+    batch, channels, *size = latent
+    return f"{' × '.join(map(str, size))} of {channels} channels in a batch of {batch}"
 
 
 def in_runs(numbers: Iterable[int]) -> str:
