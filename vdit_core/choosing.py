@@ -69,16 +69,20 @@ class Choosing:
                 f"{window.end_percent}; widen the window, or choose selection from record"
             )
 
+    @property
+    def pending(self) -> list[Edit]:
+        """Edits whose heads are not chosen yet."""
+        return [edit for edit in self._among if edit not in self._choices]
+
     def hear(self, call: Call, x: Operands) -> None:
         """Measure a call of the first steps, or choose if it comes after them."""
-        pending = [edit for edit in self._among if edit not in self._choices]
-        for edit in pending:
+        for edit in self.pending:
             if call.sigma <= self._schedule.sigmas[_ranked(edit).steps] * (1 + 1e-4):
                 self._choices[edit] = self._choice(edit)
         wanted = {
             _asked(edit): rows
-            for edit in pending
-            if edit not in self._choices and call.site in self._among[edit]
+            for edit in self.pending
+            if call.site in self._among[edit]
             if (rows := _rows(edit, call))
         }
         if not wanted:

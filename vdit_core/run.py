@@ -125,7 +125,8 @@ class Run:
         if not self.aside:
             for spec, keeper in self.keepers.items():
                 self.fired[spec][call.site] += keeper.hear(call, x)
-            self.choosing.hear(call, self._unpadded(call, x))
+            if self.choosing.pending:
+                self.choosing.hear(call, self._unpadded(call, x))
         self._flatten(call, x)
         original = x
         guested = self._sourced(call)
