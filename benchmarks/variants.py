@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.sd
 import torch
@@ -124,14 +124,20 @@ def table_of(ways: Mapping[str, Numbers], plain: str, group: str = "") -> list[C
 def _check(
     way: str, name: str, values: Tensor, plain: tuple[str, Tensor] | None, group: str
 ) -> Check:
-    """Clips without a value (no object to be seen) are left out, and counted in the note."""
-    known = values[~values.isnan()].double()
-    note = f"{len(known)} seeds; ± is the standard deviation over them"
-    if plain is not None:
-        note += _against(*plain, values)
     unit = UNITS.get(name, "share" if name.endswith(("right", "shown")) else "")
-    mean, spread = float(known.mean()), float(known.std())
-    return Check(f"{way}: {name}", mean, unit, note=note, group=group, spread=spread)
+    found = mean_of(f"{way}: {name}", values, unit)
+    against = "" if plain is None else _against(*plain, values)
+    return replace(found, note=found.note + against, group=group)
+
+
+def mean_of(name: str, values: Tensor, unit: str, of: str = "seeds") -> Check:
+    """Mean and spread over the clips, [clips]; the note counts them, and calls them `of`.
+
+    Those without a value (no object to be seen) are left out.
+    """
+    known = values[~values.isnan()].double()
+    note = f"{len(known)} {of}; ± is the standard deviation over them"
+    return Check(name, float(known.mean()), unit, note=note, spread=float(known.std()))
 
 
 def _against(name: str, plain: Tensor, values: Tensor) -> str:

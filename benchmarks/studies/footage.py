@@ -26,6 +26,7 @@ from ...vdit_core.selection import parse_values, parse_where
 from ...vdit_core.toy.clips import COLOURS, SHAPES, Scene, random_scenes, render_with_objects
 from ...vdit_core.toy.reading import FIELDS, read, track_distance
 from ..checks import Check
+from ..variants import mean_of
 
 FIRST_SEED = 41_000
 STEPS, QUICK_STEPS = 8, 3
@@ -161,7 +162,7 @@ def _checks(name: str, videos: Tensor, clips: list[Clip]) -> list[Check]:
         "all other words are shown": (kept.all(1).double(), "share"),
         "object off the footage's path": (track_distance(shown, was), "px"),
     }
-    return [_check(f"{name}: {what}", *number) for what, number in numbers.items()]
+    return [mean_of(f"{name}: {what}", *number, of="clips") for what, number in numbers.items()]
 
 
 def _background(videos: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
@@ -169,10 +170,3 @@ def _background(videos: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     seen = max_pool2d(mask.float(), 2 * RIM + 1, 1, RIM) == 0
     difference = (videos - truth).abs().mean(1) * seen
     return difference.flatten(1).sum(1) / seen.flatten(1).sum(1)
-
-
-def _check(name: str, values: Tensor, unit: str) -> Check:
-    values = values[~values.isnan()]
-    note = f"{len(values)} clips; ± is the standard deviation over them"
-    mean, spread = float(values.double().mean()), float(values.double().std())
-    return Check(name, mean, unit, note=note, spread=spread)
