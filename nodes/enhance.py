@@ -71,10 +71,7 @@ class VDiTEntropyEnhance(io.ComfyNode):
                     "map. all: the whole map. In models whose self-attention holds video only "
                     "(Wan) both are the same.",
                 ),
-                *sockets.window_inputs(),
-                sockets.branch_input(),
-                *_record_inputs(),
-                _first_steps_input(),
+                *_last_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The enhanced model, for a sampler.")],
             hidden=[io.Hidden.unique_id],
@@ -137,10 +134,7 @@ class VDiTEntropyTransfer(io.ComfyNode):
                 _selection_input(),
                 _granularity_input(),
                 sockets.region_input(optional=False),
-                *sockets.window_inputs(),
-                sockets.branch_input(),
-                *_record_inputs(),
-                _first_steps_input(),
+                *_last_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model that transfers, for a sampler.")],
             hidden=[io.Hidden.unique_id],
@@ -236,8 +230,11 @@ def _granularity_input() -> io.Combo.Input:
     )
 
 
-def _record_inputs() -> list[io.Input]:
+def _last_inputs() -> list[io.Input]:
+    """When and for whom, and what the choice is made by."""
     return [
+        *sockets.window_inputs(),
+        sockets.branch_input(),
         sockets.Record.Input(
             "record",
             optional=True,
@@ -249,19 +246,16 @@ def _record_inputs() -> list[io.Input]:
             tooltip="For a record of VDiT Capture in this workflow: that sampler's output, so that "
             "this node runs after it.",
         ),
+        io.Int.Input(
+            "first_steps",
+            default=1,
+            min=1,
+            max=1000,
+            optional=True,
+            advanced=True,
+            tooltip="measured now: so many steps are measured, and left as they are.",
+        ),
     ]
-
-
-def _first_steps_input() -> io.Int.Input:
-    return io.Int.Input(
-        "first_steps",
-        default=1,
-        min=1,
-        max=1000,
-        optional=True,
-        advanced=True,
-        tooltip="measured now: so many steps are measured, and left as they are.",
-    )
 
 
 NODES = [VDiTEntropyEnhance, VDiTEntropyTransfer]
