@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..measures.spectrum import SortedRows
+from ..measures.sorted_rows import SortedRows
 
 CACHE_BYTES = 6 * 2**20  # per thread: larger tiles leave the cache, smaller ones cost more calls
 MOST_THREADS = 4  # that tiles grow for, so that memory stays small on large machines

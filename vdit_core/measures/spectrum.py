@@ -9,96 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .cache import few_rows
+from .sorted_rows import SortedRows, sort_in_place
 
 T = TypeVar("T")
 MARGINS = (5.0, 30.0, math.inf)  # standard errors kept around the quantile; the last is safe
 SAMPLE = 16  # rows of the first tile that give a first guess of the interval
 SPARE = 64  # entries kept on either side of the quantile beyond what the spread of rows asks
 CURVE = tuple(range(-16, 9, 2))  # weights 2^j / Lk at which the curve is measured
-
-
-@dataclass(frozen=True)
-class SortedRows:
-    """The weights of a tile in ascending order, behind those that the mask forbids.
-
-    values: [t, Lk] logs of the weights, or the weights, neither divided by the row sums. log_total:
-    [t]. allowed: [t] how many count. running: [t, Lk] mass of each row up to and with each entry,
-    not yet divided.
-    """
-
-    values: Tensor
-    log_total: Tensor
-    allowed: Tensor
-    running: Tensor
-    in_logs: bool = True
-
-    @classmethod
-    def sort(
-        cls,
-        values: Tensor,
-        log_total: Tensor,
-        allowed: Tensor,
-        work: Tensor,
-        in_logs: bool = True,
-    ) -> SortedRows:
-        """Sorts `values` itself and writes over `work`, both [t, Lk]."""
-        few = few_rows(values)
-        for some, running in zip(values.split(few), work.split(few), strict=True):
-            _sort(some)
-            weights = torch.exp(some, out=running) if in_logs else some
-            torch.cumsum(weights, -1, out=running)  # in float64 inside, on a CPU
-        return cls(values, log_total, allowed, work, in_logs)
-
-    @property
-    def ignored(self) -> Tensor:
-        """How many at the front of each row do not count, [t]."""
-        return self.values.shape[-1] - self.allowed
-
-    def some(self, count: int) -> SortedRows:
-        """At most `count` of the rows, spread evenly."""
-        every = slice(None, None, -(-len(self.values) // count))
-        log_total, allowed = self.log_total[every], self.allowed[every]
-        values, running = (x[every].contiguous() for x in (self.values, self.running))
-        return SortedRows(values, log_total, allowed, running, self.in_logs)
-
-    def below(self, log_weights: Tensor) -> Tensor:
-        """How many entries of each row lie strictly below, [t, n]. log_weights: [n]."""
-        wanted = (log_weights + self.log_total[:, None]).contiguous()
-        wanted = wanted if self.in_logs else wanted.exp_()
-        return torch.searchsorted(self.values, wanted).maximum(self.ignored[:, None])
-
-    def between(self, first: Tensor, last: Tensor) -> Tensor:
-        """Log weights of the runs first … last of each row, one after the other."""
-        totals = self.log_total.repeat_interleave(last - first)
-        if self.values.device.type == "cpu":  # numpy cuts runs out many times faster
-            runs = zip(self.values.numpy(), first.tolist(), last.tolist(), strict=True)
-            found = torch.from_numpy(np.concatenate([row[a:b] for row, a, b in runs]))
-        else:
-            place = torch.arange(self.values.shape[-1], device=first.device)
-            found = self.values[(place >= first[:, None]) & (place < last[:, None])]
-        return (found if self.in_logs else found.log_()) - totals
-
-    def mass_before(self, count: Tensor) -> Tensor:
-        """Mass of the first `count` entries of each row, as a share of the row. [t, n]"""
-        mass = self.running.gather(-1, (count - 1).clamp_min(0)) * (count > self.ignored[:, None])
-        return mass / self.log_total.exp()[:, None]
-
-    def keys_for(self, share: float) -> Tensor:
-        """Fewest keys of each row that hold `share` of its mass, as a share of its keys. [t]"""
-        spare = ((1 - share) * self.running[:, -1:]).contiguous()
-        dropped = torch.searchsorted(self.running, spare, right=True)[:, 0]
-        kept = self.values.shape[-1] - dropped.maximum(self.ignored)
-        return kept.clamp_min(1) / self.allowed.clamp_min(1)
 
 
 @dataclass(frozen=True)
@@ -157,9 +80,10 @@ class Selection:
             self.bounds = first_guess.bounds
         first, last = rows.ignored, rows.ignored + rows.allowed
         if self.bounds is not None:
-            first, last = rows.below(self.bounds).unbind(-1)
+            counts, masses = rows.below(self.bounds)
+            first, last = counts.unbind(-1)
             self.below += int((first - rows.ignored).sum())
-            self.mass += float(rows.mass_before(first[:, None]).sum(dtype=torch.float64))
+            self.mass += float(masses[:, 0].sum())
         values = rows.between(first, last)
         self.kept.append(_Values(values))
         self.held += len(values)
@@ -185,7 +109,7 @@ class Selection:
         kept = _merged(self.kept)
         target = quantile_place(self.rate, self.entries) - self.below
         estimate = kept.values[kept.run(target).start]
-        shares = (rows.below(estimate[None])[:, 0] - rows.ignored) / rows.allowed.clamp_min(1)
+        shares = (rows.below(estimate[None])[0][:, 0] - rows.ignored) / rows.allowed.clamp_min(1)
         spread = float((shares.double() - self.rate).square().mean())
         reach = self.margin * math.sqrt(spread * (1 / self.seen - 1 / self.rows))
         away = SPARE + (int(reach * self.entries) if math.isfinite(reach) else self.entries)
@@ -240,7 +164,7 @@ def _merged(parts: list[_Values]) -> _Values:
     """All values in order. A flat map is few values, each counted, however many entries it has."""
     counted = [part for part in parts if part.counts is not None]
     single = torch.cat([parts[0].values[:0], *(p.values for p in parts if p.counts is None)])
-    _sort(single)  # before anything is counted: the vectorised sort takes values alone
+    sort_in_place(single)  # before anything is counted: the vectorised sort takes values alone
     if not counted and single.diff().count_nonzero() > len(single) // 8:
         return _Values(single)
     counted.append(_Values(*single.unique_consecutive(return_counts=True)))
@@ -284,9 +208,9 @@ class Curve:
         self.rows = 0
 
     def add(self, rows: SortedRows) -> None:
-        below = rows.below(self.at.to(rows.values))
-        self.counts += (below - rows.ignored[:, None]).sum(0).cpu()
-        self.masses += rows.mass_before(below).sum(0, dtype=torch.float64).cpu()
+        counts, masses = rows.below(self.at.to(rows.values))
+        self.counts += (counts - rows.ignored[:, None]).sum(0).cpu()
+        self.masses += masses.sum(0).cpu()
         self.entries += int(rows.allowed.sum())
         self.rows += int((rows.allowed > 0).sum())
 
@@ -294,28 +218,3 @@ class Curve:
         """[2, len(CURVE)]: rate, and share of the mass kept when all below is dropped."""
         rate = self.counts / max(1, self.entries)
         return torch.stack([rate, 1 - self.masses / max(1, self.rows)])
-
-
-def _sort(values: Tensor) -> None:
-    """Sort the last axis of one or two in place.
-
-    On a CPU by numpy, whose sort is vectorised (torch's is not).
-    """
-    if values.device.type != "cpu":
-        values.copy_(values.sort(-1).values)
-        return
-    rows = np.atleast_2d(values.numpy())
-    threads = min(torch.get_num_threads(), len(rows))
-    if threads == 1 or rows.size < 2**15:
-        rows.sort(-1)
-        return
-    parts = np.array_split(rows, threads)
-    others = [_pool(threads - 1).submit(part.sort, -1) for part in parts[1:]]
-    parts[0].sort(-1)
-    for other in others:
-        other.result()
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "vdit-sort")
