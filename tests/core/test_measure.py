@@ -151,6 +151,17 @@ def test_peaked_rows(implementation: str) -> None:
     check(wanted.measured(implementation), wanted, rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("offset", [-100.0, -30.0, 30.0, 100.0])
+@pytest.mark.parametrize("masked", [False, True])
+def test_scores_far_from_zero(offset: float, masked: bool) -> None:
+    """Near enough for their exponentials to be taken as they are, and too far for that."""
+    grid = TokenGrid(2, 3, 5, suffix=7)
+    mask = padded(1, grid, (4,), "bool") if masked else None
+    wanted = scene(grid, text=slice(30, 37), mask=mask, scale=0.5)
+    wanted.q[..., 0], wanted.k[..., 0] = 4.0, offset  # over √16
+    check(wanted.measured(), wanted, atol=2e-5)
+
+
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_flat_rows_are_all_ties(implementation: str) -> None:
     wanted = scene(TokenGrid(3, 5, 3), scale=0.0)
@@ -166,7 +177,7 @@ def test_one_key_that_all_attend_to_is_found() -> None:
     wanted.k[:, 1, 17] = 40 * torch.nn.functional.normalize(wanted.q[:, 1].mean(1), dim=-1)
     wanted.q[:, 1] += 4 * torch.nn.functional.normalize(wanted.q[:, 1].mean(1), dim=-1)
     found = wanted.measured()
-    check(found, wanted)
+    check(found, wanted, atol=1e-5)  # a rounding of scores about 40
     assert found["coverage_key"][0, 1] == 17
     assert found["coverage"][0, 1] > 0.9
     assert bool((found["coverage"][0, [0, 2]] < 0.5).all())

@@ -143,10 +143,10 @@ def _blended(own: Tile, source: Tile, strength: Tensor) -> Tile:
     if own.video is not None and source.video is not None:
         video = lerp(own.video, source.video)
     one, mass = torch.ones_like(own.total), lerp(own.mass, source.mass)
-    return replace(own, weights=weights, total=one, mass=mass, shifted=None, video=video)
+    return own.rewritten(weights=weights, total=one, mass=mass, video=video)
 
 
 def _written(tile: Tile, weights: Tensor) -> Tile:
     """The tile with other weights, which are final."""
     one = torch.ones_like(tile.total)
-    return replace(tile, weights=weights, total=one, mass=weights.sum(-1), shifted=None)
+    return tile.rewritten(weights=weights, total=one, mass=weights.sum(-1))

@@ -58,6 +58,8 @@ class Spliced:
             lse=_with(tile.lse, here, lse),
             allowed=_with(tile.allowed, here, allowed),
             shifted=tile.shifted if part.dropped is None else None,
+            peak=None,
+            bounded=False,
             video=_with(
                 torch.zeros_like(tile.total), here, torch.exp(part.lse - lse).nan_to_num(0)
             ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from ..measures.sorted_rows import SortedRows
+from ..measures.spectrum import Quantile
 
 CACHE_BYTES = 6 * 2**20  # per thread: larger tiles leave the cache, smaller ones cost more calls
 MOST_THREADS = 4  # that tiles grow for, so that memory stays small on large machines
 GPU_BYTES = 2**26
 FEWEST = 32  # queries in a tile, for a matrix product worth its name, where memory allows
+MODEST = 60.0  # scores up to this go to exp as they are: no sum overflows, 1e-9 of e^−60 is not 0
 LOWEST = -1e30  # the score of a key that may not be attended to; finite, so that 0 · score is 0
 
 
@@ -25,10 +27,11 @@ class Tile:
 
     queries: [t] int64. weights: [G, t, Lk], not yet divided by total: [G, t]. mass: [G, t] their
     sum after the division. lse: [G, t] of the scores. allowed: [G, t] keys the mask lets through.
-    shifted: [G, t, Lk] such that weights = exp(shifted), where the map is a softmax. dropped: of
-    thinned rows, how many allowed entries were dropped and the mass they held, each [G, t]. work:
-    [G, t, Lk] to be written over by whoever reads the tile. video: [G, t] mass of a video query on
-    video keys, where the video has a plan of its own.
+    shifted: [G, t, Lk] such that weights = exp(shifted), where the map is a softmax. peak: [G, t]
+    the largest of the weights, where it is known. bounded: no allowed weight is too small for its
+    number format. dropped: of thinned rows, how many allowed entries were dropped and the mass they
+    held, each [G, t]. work: [G, t, Lk] to be written over by whoever reads the tile. video: [G, t]
+    mass of a video query on video keys, where the video has a plan of its own.
     """
 
     queries: Tensor
@@ -39,6 +42,8 @@ class Tile:
     allowed: Tensor
     shifted: Tensor | None
     work: Tensor
+    peak: Tensor | None = None
+    bounded: bool = False
     dropped: tuple[Tensor, Tensor] | None = None
     video: Tensor | None = None
 
@@ -50,13 +55,16 @@ class Tile:
     @cached_property
     def largest(self) -> Tensor:
         """The largest weight of each row, after the division, [G, t]."""
-        if self.shifted is not None:
-            return self.mass / self.total  # the largest of a softmax is exp(0)
-        return self.weights.amax(-1) / self.total
+        peak = self.weights.amax(-1) if self.peak is None else self.peak
+        return peak / self.total
 
     @cached_property
     def log_total(self) -> Tensor:
         return self.total.log()
+
+    def rewritten(self, **changes: Tensor | tuple[Tensor, Tensor] | None) -> Tile:
+        """The tile with other weights, which are no softmax."""
+        return replace(self, shifted=None, peak=None, bounded=False, **changes)
 
     def sorted(self, head: int) -> SortedRows:
         """The rows of one head by size, which uses up its weights and their logs.
@@ -64,11 +72,11 @@ class Tile:
         By weight where none is too small for that, which spares an exponential, or else by log.
         """
         weights, known = self.weights[head], (self.log_total[head], self.allowed[head])
-        underflow = math.log(torch.finfo(weights.dtype).tiny)
         if self.shifted is not None:
-            smallest = self.shifted[head].amin(-1).min()  # by rows first: vectorised
-            if float(smallest) > underflow:
-                return SortedRows.sort(weights, *known, work=self.shifted[head], in_logs=False)
+            shifted = self.shifted[head]
+            underflow = math.log(torch.finfo(weights.dtype).tiny)
+            if self.bounded or float(shifted.amin(-1).min()) > underflow:
+                return SortedRows.sort(weights, *known, work=shifted, in_logs=False)
         return SortedRows.sort(self.logs[head], *known, work=weights)
 
 
@@ -77,8 +85,9 @@ class Softmax:
     """softmax(S / T) of a group of heads.
 
     q: [G, Lq, D] with the scale in it. keys: [G, D, Lk]. rows, heads: [G] where the mask is looked
-    up. mask: four axes or None. thresholds: [G] log weights below which all is dropped. kept:
-    [G, nq, nk] bool, the blocks of `block` queries × `block` keys outside which nothing is seen.
+    up. mask: four axes or None. thresholds: [G] log weights below which all is dropped. slack: [G]
+    how far below, see Quantile. kept: [G, nq, nk] bool, the blocks of `block` queries × `block`
+    keys outside which nothing is seen.
     """
 
     q: Tensor
@@ -87,6 +96,7 @@ class Softmax:
     heads: Tensor
     mask: Tensor | None
     thresholds: Tensor | None = None
+    slack: Tensor | float = 0.0
     renormalize: bool = True
     kept: Tensor | None = None
     block: int = 1
@@ -94,6 +104,18 @@ class Softmax:
     @property
     def queries(self) -> int:
         return self.q.shape[1]
+
+    @cached_property
+    def bounded(self) -> bool:
+        """Whether every allowed score may go to exp as it is: |q · k| ≤ |q| |k|."""
+        if self.mask is not None and self.mask.dtype != torch.bool:
+            return False
+        return float(self.q.norm(dim=-1).amax() * self.keys.norm(dim=1).amax()) < MODEST
+
+    def cut_at(self, quantiles: Sequence[Quantile]) -> None:
+        """Drop what lies below the quantile of each head."""
+        self.thresholds = self.q.new_tensor([each.log_weight for each in quantiles])
+        self.slack = self.q.new_tensor([each.slack for each in quantiles])
 
     def tiles(self, size: int | None = None) -> Iterator[Tile]:
         """Tiles of at most `size` queries (by default what suits the device), each spread evenly
@@ -118,8 +140,9 @@ class Softmax:
         bias = self._with_blocks(self.bias(at), at)
         if bias is not None:
             scores += bias
-        largest = scores.amax(-1)
-        torch.sub(scores, largest[..., None], out=scores)
+        largest = None if self.bounded else scores.amax(-1)
+        if largest is not None:
+            scores -= largest[..., None]
         torch.exp(scores, out=weights)
         total = weights.sum(-1)
         if bias is None:
@@ -130,17 +153,17 @@ class Softmax:
             weights.masked_fill_(nowhere[..., None], 0)
             scores.masked_fill_(nowhere[..., None], LOWEST)
             total = total.masked_fill(nowhere, 1)
-            largest = largest.masked_fill(nowhere, float("-inf"))
         mass = (allowed > 0).to(total)
-        lse = largest + total.log()
-        tile = Tile(at, weights, total, mass, lse, allowed, scores, work)
+        lse = (total * mass).log() + (0 if largest is None else largest)
+        peak = None if largest is None else mass  # of a softmax less the largest it is exp(0)
+        tile = Tile(at, weights, total, mass, lse, allowed, scores, work, peak, self.bounded)
         return tile if self.thresholds is None else self._thinned(tile)
 
     def _thinned(self, tile: Tile) -> Tile:
         """Drop what lies strictly below the threshold; a row may lose everything."""
         assert self.thresholds is not None
-        logs = tile.logs - tile.log_total[..., None]
-        keep = torch.ge(logs, self.thresholds[:, None, None], out=logs)
+        logs, cuts = tile.logs - tile.log_total[..., None], self.thresholds - self.slack
+        keep = torch.ge(logs, cuts[:, None, None], out=logs)
         hidden = logs.shape[-1] - tile.allowed  # never below a threshold of −inf, always else
         count = (logs.shape[-1] - keep.sum(-1) - hidden).clamp_min_(0)
         tile.weights.mul_(keep)
@@ -148,10 +171,10 @@ class Softmax:
         dropped = count, tile.mass - left / tile.total
         if not self.renormalize:
             mass = left / tile.total
-            return replace(tile, mass=mass, shifted=None, dropped=dropped)
+            return tile.rewritten(mass=mass, dropped=dropped)
         some = left > 0
         total, mass = left.where(some, 1), some.to(left)
-        return replace(tile, total=total, mass=mass, shifted=None, dropped=dropped)
+        return tile.rewritten(total=total, mass=mass, dropped=dropped)
 
     def _with_blocks(self, bias: Tensor | None, at: Tensor) -> Tensor | None:
         if self.kept is None:
