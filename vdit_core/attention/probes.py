@@ -84,11 +84,11 @@ def _output_errors(
             norm[place, some] = total.sqrt().cpu()
             parts = group.thinnable
             rates = torch.tensor(RATES, dtype=torch.float64).expand(len(some), -1)
-            found = [quantiles(part, rates) for part in parts]
+            found = [[[one.log_weight for one in of] for of in quantiles(p, rates)] for p in parts]
             for n in range(len(RATES)):
                 poll()
-                for part, of_heads in zip(parts, found, strict=True):
-                    part.cut_at([of_rates[n] for of_rates in of_heads])
+                for part, logs in zip(parts, found, strict=True):
+                    part.thresholds = torch.tensor([of[n] for of in logs]).to(part.q)
                 error[place, some, n] = _distance(group, values, out).sqrt().cpu()
     return error, norm
 

@@ -131,11 +131,12 @@ def thinned_group(
             part.block = blocks.size
             continue
         if threshold.weights is None:
-            part.cut_at([one for (one,) in quantiles(part, rates[:, None])])
+            logs = [one.log_weight for (one,) in quantiles(part, rates[:, None])]
+            found = torch.tensor(logs, dtype=torch.float64)
         else:
-            part.thresholds = threshold.weights[row, heads].double().log().to(part.q)
-        assert part.thresholds is not None
-        part.thresholds[rates == 0] = -torch.inf
+            found = threshold.weights[row, heads].double().log()
+        found = found.where(rates > 0, -torch.inf)
+        part.thresholds = found.to(part.q.device, part.q.dtype)
         part.renormalize = threshold.renormalize
     return group
 

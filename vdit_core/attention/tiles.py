@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..measures.sorted_rows import SortedRows
-from ..measures.spectrum import Quantile
 
 CACHE_BYTES = 6 * 2**20  # per thread: larger tiles leave the cache, smaller ones cost more calls
 MOST_THREADS = 4  # that tiles grow for, so that memory stays small on large machines
@@ -27,11 +25,12 @@ class Tile:
 
     queries: [t] int64. weights: [G, t, Lk], not yet divided by total: [G, t]. mass: [G, t] their
     sum after the division. lse: [G, t] of the scores. allowed: [G, t] keys the mask lets through.
-    shifted: [G, t, Lk] such that weights = exp(shifted), where the map is a softmax. peak: [G, t]
-    the largest of the weights, where it is known. bounded: no allowed weight is too small for its
-    number format. dropped: of thinned rows, how many allowed entries were dropped and the mass they
-    held, each [G, t]. work: [G, t, Lk] to be written over by whoever reads the tile. video: [G, t]
-    mass of a video query on video keys, where the video has a plan of its own.
+    shifted: [G, t, Lk] such that weights = exp(shifted), where the map is a softmax. work:
+    [G, t, Lk] to be written over by whoever reads the tile. peak: [G, t] the largest of the
+    weights, where it is known. bounded: no allowed weight is too small for its number format, so
+    that sizes are told by the weights themselves, not by their logs. dropped: of thinned rows, how
+    many allowed entries were dropped and the mass they held, each [G, t]. video: [G, t] mass of a
+    video query on video keys, where the video has a plan of its own.
     """
 
     queries: Tensor
@@ -72,11 +71,9 @@ class Tile:
         By weight where none is too small for that, which spares an exponential, or else by log.
         """
         weights, known = self.weights[head], (self.log_total[head], self.allowed[head])
-        if self.shifted is not None:
-            shifted = self.shifted[head]
-            underflow = math.log(torch.finfo(weights.dtype).tiny)
-            if self.bounded or float(shifted.amin(-1).min()) > underflow:
-                return SortedRows.sort(weights, *known, work=shifted, in_logs=False)
+        if self.bounded:
+            assert self.shifted is not None
+            return SortedRows.sort(weights, *known, work=self.shifted[head], in_logs=False)
         return SortedRows.sort(self.logs[head], *known, work=weights)
 
 
@@ -85,9 +82,8 @@ class Softmax:
     """softmax(S / T) of a group of heads.
 
     q: [G, Lq, D] with the scale in it. keys: [G, D, Lk]. rows, heads: [G] where the mask is looked
-    up. mask: four axes or None. thresholds: [G] log weights below which all is dropped. slack: [G]
-    how far below, see Quantile. kept: [G, nq, nk] bool, the blocks of `block` queries × `block`
-    keys outside which nothing is seen.
+    up. mask: four axes or None. thresholds: [G] log weights below which all is dropped. kept:
+    [G, nq, nk] bool, the blocks of `block` queries × `block` keys outside which nothing is seen.
     """
 
     q: Tensor
@@ -96,7 +92,6 @@ class Softmax:
     heads: Tensor
     mask: Tensor | None
     thresholds: Tensor | None = None
-    slack: Tensor | float = 0.0
     renormalize: bool = True
     kept: Tensor | None = None
     block: int = 1
@@ -111,11 +106,6 @@ class Softmax:
         if self.mask is not None and self.mask.dtype != torch.bool:
             return False
         return float(self.q.norm(dim=-1).amax() * self.keys.norm(dim=1).amax()) < MODEST
-
-    def cut_at(self, quantiles: Sequence[Quantile]) -> None:
-        """Drop what lies below the quantile of each head."""
-        self.thresholds = self.q.new_tensor([each.log_weight for each in quantiles])
-        self.slack = self.q.new_tensor([each.slack for each in quantiles])
 
     def tiles(self, size: int | None = None) -> Iterator[Tile]:
         """Tiles of at most `size` queries (by default what suits the device), each spread evenly
@@ -162,8 +152,9 @@ class Softmax:
     def _thinned(self, tile: Tile) -> Tile:
         """Drop what lies strictly below the threshold; a row may lose everything."""
         assert self.thresholds is not None
-        logs, cuts = tile.logs - tile.log_total[..., None], self.thresholds - self.slack
-        keep = torch.ge(logs, cuts[:, None, None], out=logs)
+        logs = tile.weights.log() if tile.bounded else tile.logs  # as the quantile was found
+        logs = logs - tile.log_total[..., None]
+        keep = torch.ge(logs, self.thresholds[:, None, None], out=logs)
         hidden = logs.shape[-1] - tile.allowed  # never below a threshold of −inf, always else
         count = (logs.shape[-1] - keep.sum(-1) - hidden).clamp_min_(0)
         tile.weights.mul_(keep)

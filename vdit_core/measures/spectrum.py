@@ -28,12 +28,10 @@ CURVE = tuple(range(-16, 9, 2))  # weights 2^j / Lk at which the curve is measur
 class Quantile:
     """log_weight: the threshold. below, mass: count and sum of the weights strictly below it.
 
-    entries, rows: how many allowed entries there are, and rows that attend anywhere. slack: how far
-    below the threshold to cut, for roundings neither to lose it nor to keep the next smaller one.
+    entries, rows: how many allowed entries there are, and rows that attend anywhere.
     """
 
     log_weight: float
-    slack: float
     below: int
     mass: float
     entries: int
@@ -98,18 +96,13 @@ class Selection:
     def result(self) -> Quantile:
         """Raises Missed."""
         if not self.entries:  # the mask lets nothing through
-            return Quantile(-math.inf, 0.0, 0, 0.0, 1, 1)
+            return Quantile(-math.inf, 0, 0.0, 1, 1)
         kept = _merged(self.kept)
         place = kept.run(quantile_place(self.rate, self.entries) - self.below).start
         less = kept[:place]
         below = self.below + less.entries
         mass = self.mass + less.mass
-        found = kept.values[place]
-        slack = _rounding(found)
-        if place:
-            slack = torch.minimum(slack, (found - kept.values[place - 1]) / 2)
-        rows = self.attending
-        return Quantile(float(found), float(slack), below, mass, self.entries, rows)
+        return Quantile(float(kept.values[place]), below, mass, self.entries, self.attending)
 
     def _narrow(self, rows: SortedRows) -> None:
         """Keep only what can still be the quantile of all rows."""
@@ -184,12 +177,9 @@ def _merged(parts: list[_Values]) -> _Values:
 
 def _widened(low: Tensor, high: Tensor) -> Tensor:
     """[2] bounds a few roundings apart, so that a value equal to one of them lies inside."""
-    return torch.stack([low - _rounding(low), high + _rounding(high)])
-
-
-def _rounding(log_weight: Tensor) -> Tensor:
-    """A few roundings of a log weight and of what it was computed from."""
-    return 8 * torch.finfo(log_weight.dtype).eps * (log_weight.abs() + 16)
+    bounds = torch.stack([low, high])
+    slack = 8 * torch.finfo(bounds.dtype).eps * (bounds.abs() + 16)
+    return torch.stack([low - slack[0], high + slack[1]])
 
 
 def until_found(select: Callable[[float], T]) -> T:
