@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,9 +22,10 @@ class ColumnStatistics:
         bound = self.tau / share  # infinite for a row that attends nowhere
         for head in range(len(weights)):
             peaked = (largest[head] >= self.tau * (1 - 1e-6)).nonzero()[:, 0]
-            if len(peaked):
-                at_least = weights[head, peaked] >= bound[head, peaked, None]
-                self.heavy[head] += at_least.sum(0)
+            if 2 * len(peaked) > weights.shape[1]:
+                self.heavy[head] += _count(weights[head], bound[head])
+            elif len(peaked):
+                self.heavy[head] += _count(weights[head, peaked], bound[head, peaked])
 
     def coverage(self) -> tuple[Tensor, Tensor]:
         """Largest share of the queries that give one key `tau` or more, and that key, each [G].
@@ -33,6 +35,15 @@ class ColumnStatistics:
         order = self.heavy + self.sums / (self.rows + 1)  # a column sum is at most the rows
         key = order.argmax(-1)
         return self.heavy.gather(-1, key[:, None])[:, 0] / self.rows, key
+
+
+def _count(weights: Tensor, bound: Tensor) -> Tensor:
+    """How many rows of weights [t, Lk] reach their bound [t] at each key, [Lk]."""
+    if weights.device.type != "cpu":
+        return (weights >= bound[:, None]).sum(0)
+    at_least = weights.numpy() >= bound[:, None].numpy()  # numpy counts truths ten times faster
+    counts = np.add.reduce(at_least.view(np.uint8), axis=0, dtype=np.uint32)
+    return torch.from_numpy(counts.astype(np.int64))
 
 
 def value_norms(v: Tensor, key: Tensor) -> Tensor:
