@@ -136,6 +136,22 @@ def judge_inputs() -> list[io.Input]:
             tooltip="Adds LPIPS, the distance by AlexNet's features. Needs two files in "
             "models/lpips; nothing is downloaded: an error says which files and where they are.",
         ),
+        io.Clip.Input(
+            "clip",
+            optional=True,
+            tooltip="With clip_vision and prompt: how well each video agrees with the prompt "
+            "(cosine of the frames' and the prompt's CLIP features, mostly 0 to 0.4). The text "
+            "encoder of the very CLIP model that clip_vision is of, with its text_projection; not "
+            "the T5 or UMT5 of a video model. We have checked this with random weights only.",
+        ),
+        io.String.Input(
+            "prompt",
+            default="",
+            multiline=True,
+            optional=True,
+            tooltip="With clip and clip_vision: what the videos should show. CLIP reads about the "
+            "first 75 tokens. Empty: not measured.",
+        ),
     ]
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from comfy.clip_vision import ClipVisionModel
+from comfy.sd import CLIP
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..vdit_core.figures import compare_videos
+from ..vdit_core.figures.judging import AGREEMENT
 from ..vdit_core.host.judges import judges
 from . import sockets
 
-CHANGES = "consistency", "sharpness", "colourfulness"
+CHANGES = "consistency", "sharpness", "colourfulness", AGREEMENT
 
 
 class VDiTCompareVideos(io.ComfyNode):
@@ -28,6 +30,8 @@ class VDiTCompareVideos(io.ComfyNode):
                 "PSNR",
                 "SSIM",
                 "LPIPS",
+                "CLIP score",
+                "prompt agreement",
                 "flicker",
                 "sharpness",
                 "side by side",
@@ -65,6 +69,11 @@ class VDiTCompareVideos(io.ComfyNode):
                     "colourfulness",
                     tooltip="Of b less that of a, after Hasler and Süsstrunk; grey has 0.",
                 ),
+                io.Float.Output(
+                    "agreement",
+                    tooltip="With the prompt, of b less that of a: cosine of CLIP features, mean "
+                    "over the frames. 0 without clip and prompt.",
+                ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
@@ -72,9 +81,15 @@ class VDiTCompareVideos(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, a: Tensor, b: Tensor, clip_vision: ClipVisionModel | None = None, lpips: bool = False
+        cls,
+        a: Tensor,
+        b: Tensor,
+        clip_vision: ClipVisionModel | None = None,
+        lpips: bool = False,
+        clip: CLIP | None = None,
+        prompt: str = "",
     ) -> io.NodeOutput:
-        found = compare_videos(a, b, judges(clip_vision, lpips))
+        found = compare_videos(a, b, judges(clip_vision, lpips, clip, prompt))
         preview = ui.PreviewImage(found.image, cls=cls)
         texts = found.report, found.psnr, found.ssim, found.table.csv()
         changes = [found.judged.change(name) or 0.0 for name in CHANGES]

@@ -8,6 +8,7 @@ from typing import TypeVar
 import folder_paths
 from comfy.clip_vision import ClipVisionModel
 from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP
 from comfy_api.latest import io, ui
 from torch import Tensor
 
@@ -127,7 +128,8 @@ class VDiTSweepReport(io.ComfyNode):
                     tooltip="What change means. difference: mean |a − b| of 255. PSNR: root mean "
                     "square of a − b, of 255, which orders as PSNR does. SSIM: 1 − SSIM. "
                     "consistency, sharpness, colourfulness: how far the video's own moves, up or "
-                    "down. LPIPS needs the switch lpips, CLIP (1 − cosine) clip_vision.",
+                    "down. LPIPS needs the switch lpips, CLIP (1 − cosine) clip_vision; prompt "
+                    "agreement (how far it moves) needs clip_vision, clip and prompt.",
                 ),
                 io.Int.Input(
                     "spare",
@@ -194,9 +196,11 @@ class VDiTSweepReport(io.ComfyNode):
         source: list[Tensor] | None = None,
         clip_vision: list[ClipVisionModel] | None = None,
         lpips: list[bool] | None = None,
+        clip: list[CLIP] | None = None,
+        prompt: list[str] | None = None,
     ) -> io.NodeOutput:
         asked = Asked(measure[0], spare[0], value[0], spared_value[0])
-        given = judges(_one(clip_vision), bool(_one(lpips)))
+        given = judges(_one(clip_vision), bool(_one(lpips)), _one(clip), _one(prompt) or "")
         found = report_sweep(videos, labels, asked, _one(reference), _one(source), given)
         preview = ui.PreviewImage(found.ranking, cls=cls)
         texts = found.report, found.table.csv(), found.schedule

@@ -58,7 +58,7 @@ def colourfulness(video: Tensor) -> Tensor:
 
 
 def cosine(x: Tensor, y: Tensor) -> Tensor:
-    """Of image features [F, D] and [F, D], row by row. → [F], 1 for features of one direction"""
+    """Of features [F, D] and [F, D] or [1, D], row by row. → [F], 1 for those of one direction"""
     return nnf.cosine_similarity(x.double(), y.double(), dim=-1)
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .compare_sheet import draw_comparison
-from .judging import Judged, Judges, Look, mean
+from .judging import AGREEMENT, Judged, Judges, Look, mean
 from .pictures import colours_of
 from .scores import PSNR_CAP, Scores
 from .table import Cell, Table
 
-_DIGITS = {"consistency": 4, "CLIP consistency": 4}  # of the others: 2
+_DIGITS = {"consistency": 4, "CLIP consistency": 4, AGREEMENT: 4}  # of the others: 2
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def compare_videos(a: Tensor, b: Tensor, judges: Judges | None = None) -> Compar
         )
     judges = judges or Judges()
     judged = judges.compare(judges.look(a), judges.look(b))
-    report = _report(a, judged.scores) + "\n\n" + _quality_report(judged)
+    qualities = "\n".join([*_quality_report(judged), *judges.notes()])
+    report = _report(a, judged.scores) + "\n\n" + qualities
     return Comparison(draw_comparison(judged), report, _table(judged), judged)
 
 
@@ -78,7 +79,7 @@ def _at(curve: Tensor, frame: int) -> float | None:
     return float(curve[frame]) if frame < len(curve) else None
 
 
-def _quality_report(judged: Judged) -> str:
+def _quality_report(judged: Judged) -> list[str]:
     """What each video is like by itself, and what only brought weights can tell."""
     lines = [f"{'mean over the frames':24}{'a':>9}{'b':>9}{'b − a':>10}"]
     for name in judged.a.curves:
@@ -89,13 +90,13 @@ def _quality_report(judged: Judged) -> str:
     for name, curve in (("LPIPS (0 = alike)", judged.lpips), ("CLIP (1 = alike)", judged.clip)):
         if curve is not None:
             lines.append(f"{name:24}{float(curve.mean()):>9.4f}  between a and b")
-    lines += [
+    return [
+        *lines,
         "",
         "consistency: 1 − mean |x(t+1) − x(t)|, values 0 to 1; falls with flicker and with motion.",
         "sharpness: variance of the Laplacian of luma, squared levels of 255; noise counts too.",
         "colourfulness: Hasler and Süsstrunk, 0 is grey.",
     ]
-    return "\n".join(lines)
 
 
 def _number(value: float | None, wide: int, digits: int) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .canvas import ACCENT, FAINT, Page
 from .judging import Judged
 from .pictures import evenly, fit
-from .quality_curves import HEIGHT, draw_qualities, framed
+from .quality_curves import HEIGHT, draw_qualities, framed, least_width
 from .scores import PSNR_CAP, Scores
 
 _LEFT, _TOP, _LABEL, _GAP, _PLOT, _BETWEEN = 140, 96, 32, 8, 170, 100
@@ -29,7 +29,7 @@ def draw_comparison(judged: Judged) -> Tensor:
     width = min(400, _STRIP // len(shown) - _GAP)
     strips = [fit(x, width) for x in (a[shown], b[shown], (difference * factor).clamp(0, 1))]
     high, wide = strips[0].shape[1] + _GAP, strips[0].shape[2] + _GAP
-    right = max(_LEFT + len(shown) * wide - _GAP, 900)
+    right = _LEFT + max(len(shown) * wide - _GAP, least_width(judged))
     bottom = _TOP + _LABEL + 3 * high
     page = Page(right + 32, bottom + _PLOT + 122 + HEIGHT)
     page.text(32, 40, _headline(scores), size=28, bold=True)

@@ -10,6 +10,19 @@ from torch import Tensor
 from ..video_metrics import Quality, cosine, quality_of
 from .scores import Scores, score
 
+AGREEMENT = "prompt agreement"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a video should show. features: in the space of the image features, [D].
+
+    note: what a reader of the numbers must know, or nothing.
+    """
+
+    features: Tensor
+    note: str = ""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -18,6 +31,7 @@ class Look:
     video: Tensor
     quality: Quality
     features: Tensor | None
+    prompt: Prompt | None = None
 
     @property
     def curves(self) -> dict[str, Tensor]:
@@ -29,6 +43,8 @@ class Look:
         }
         if self.features is not None:
             found["CLIP consistency"] = cosine(self.features[:-1], self.features[1:])
+        if self.features is not None and self.prompt is not None:
+            found[AGREEMENT] = cosine(self.features, self.prompt.features[None])
         return found
 
 
@@ -53,13 +69,22 @@ class Judges:
     """What needs weights of its own.
 
     embed: frames [F, H, W, 3] → image features [F, D]. perceive: LPIPS of two videos, [F].
+    prompt: of the same D; without embed it is of no use.
     """
 
     embed: Callable[[Tensor], Tensor] | None = None
     perceive: Callable[[Tensor, Tensor], Tensor] | None = None
+    prompt: Prompt | None = None
 
     def look(self, video: Tensor) -> Look:
-        return Look(video, quality_of(video), self.embed and self.embed(video))
+        return Look(video, quality_of(video), self.embed and self.embed(video), self.prompt)
+
+    def notes(self) -> list[str]:
+        """Words below a report."""
+        if self.prompt is None:
+            return []
+        told = f"{AGREEMENT}: cosine of the frames' CLIP features with the prompt's."
+        return [f"{told} {self.prompt.note}".rstrip()]
 
     def compare(self, a: Look, b: Look) -> Judged:
         lpips = self.perceive and self.perceive(a.video, b.video)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .judging import Judged, mean
+from .judging import AGREEMENT, Judged, mean
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,13 @@ class Measure:
     needs: str = ""
 
 
-def _moved(name: str, title: str, words: str) -> Measure:
+def _moved(name: str, title: str, words: str, needs: str = "") -> Measure:
     """How far a quality that each video has by itself moves."""
     return Measure(
         f"|change of {title}|",
         f"|change of {words}| against the reference",
         lambda judged: abs(judged.change(name) or 0.0),
+        needs,
     )
 
 
@@ -54,6 +55,12 @@ MEASURES = {
         lambda j: 1 - (mean(j.clip) or 0.0),
         needs="clip_vision",
     ),
+    AGREEMENT: _moved(AGREEMENT, AGREEMENT, "CLIP's agreement with the prompt", needs="prompt"),
+}
+NEEDS = {  # how each is given
+    "lpips": "turn on lpips",
+    "clip_vision": "connect Load CLIP Vision to clip_vision",
+    "prompt": "connect clip_vision and clip, and write prompt",
 }
 
 

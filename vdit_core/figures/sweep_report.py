@@ -12,7 +12,7 @@ from .judging import Judged, Judges, mean
 from .pictures import colours_of
 from .ranking_sheet import Place, draw_ranking
 from .sweep import Row, sweep_grid
-from .sweep_measures import MEASURES, Measure
+from .sweep_measures import MEASURES, NEEDS, Measure
 from .table import Cell, Table
 
 
@@ -85,7 +85,8 @@ def report_sweep(
     apart = from_source and measure.read(judges.compare(looked, from_source))
     ranking = draw_ranking(places, ranks, spared, measure.title, without, apart)
     grid = _grid(videos, seen, ranks, measure, source)
-    return SweepReport(grid, ranking, _words(seen, asked, table, schedule), table, schedule)
+    words = "\n".join([*_words(seen, asked, table, schedule), *judges.notes()])
+    return SweepReport(grid, ranking, words, table, schedule)
 
 
 def _check(
@@ -117,11 +118,10 @@ def _check(
 
 
 def _check_needs(asked: Asked, judges: Judges) -> None:
-    there = {"lpips": judges.perceive is not None, "clip_vision": judges.embed is not None}
+    given = {"lpips": judges.perceive, "clip_vision": judges.embed, "prompt": judges.prompt}
     needs = MEASURES[asked.measure].needs
-    if needs and not there[needs]:
-        how = "turn on lpips" if needs == "lpips" else "connect Load CLIP Vision to clip_vision"
-        raise ValueError(f"measure: {asked.measure} needs weights of its own; {how}")
+    if needs and given[needs] is None:
+        raise ValueError(f"measure: {asked.measure} needs weights of its own; {NEEDS[needs]}")
 
 
 def _check_sizes(
@@ -213,7 +213,7 @@ def _grid(
     return sweep_grid(rows)
 
 
-def _words(seen: Sequence[_Seen], asked: Asked, table: Table, schedule: str) -> str:
+def _words(seen: Sequence[_Seen], asked: Asked, table: Table, schedule: str) -> list[str]:
     measure = MEASURES[asked.measure]
     order = (
         "least changed without it first"
@@ -224,4 +224,4 @@ def _words(seen: Sequence[_Seen], asked: Asked, table: Table, schedule: str) -> 
     if asked.spare:
         lines += ["", f"schedule, sparing the first {asked.spare}: {schedule}"]
         lines += ["(layers that were not swept get the value of all)"]
-    return "\n".join(lines)
+    return lines

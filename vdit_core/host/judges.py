@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..figures.judging import Judges
 from ..lpips import Lpips
+from .clip_text import prompt_of
 
 FOLDER = "lpips"  # in ComfyUI's models folder
 FILES = {
@@ -24,10 +25,14 @@ FILES = {
 _AT_ONCE = 8  # frames
 
 
-def judges(clip_vision: Any, lpips: bool) -> Judges:
-    """clip_vision: of Load CLIP Vision, or None. Raises FileNotFoundError where weights lack."""
+def judges(clip_vision: Any, lpips: bool, clip: Any = None, prompt: str = "") -> Judges:
+    """clip_vision: of Load CLIP Vision, or None. clip: of Load CLIP, or None, to read prompt with.
+
+    Raises FileNotFoundError where weights lack, ValueError for encoders that do not fit.
+    """
+    read = prompt_of(prompt, clip, clip_vision)
     embed = None if clip_vision is None else _encoder(clip_vision)
-    return Judges(embed, _load_lpips() if lpips else None)
+    return Judges(embed, _load_lpips() if lpips else None, read)
 
 
 def _encoder(clip_vision: Any) -> Callable[[Tensor], Tensor]:
