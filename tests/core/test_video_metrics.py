@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from vdit_attention.vdit_core.figures import compare_videos
-from vdit_attention.vdit_core.figures.judging import Judges
+from vdit_attention.vdit_core.figures.judging import Judges, Prompt
 from vdit_attention.vdit_core.video_metrics import (
     colourfulness,
     consistency,
@@ -150,3 +150,36 @@ def test_brought_weights_add_their_numbers() -> None:
     assert found.judged.change("CLIP consistency") == pytest.approx(float(beside - own))
     assert found.table.csv().splitlines()[0].endswith(",LPIPS,CLIP likeness")
     assert f"{float(found.judged.lpips.mean()):.4f}" in found.report
+
+
+def test_the_video_that_shows_what_the_prompt_says_agrees_more() -> None:
+    """Planted: features are mean colours, and the prompt asks for red."""
+    red, blue = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 1.0])
+    judges = Judges(lambda frames: frames.mean((1, 2)), prompt=Prompt(2 * red, "Red it is."))
+    a = blue.expand(FRAMES, 40, WIDTH, 3).clone()
+    b = red.expand(FRAMES, 40, WIDTH, 3).clone()
+    b[0] = torch.tensor([1.0, 0.0, 1.0])
+    found = compare_videos(a, b, judges)
+    assert found.judged.a.curves["prompt agreement"].tolist() == [0] * FRAMES
+    curve = found.judged.b.curves["prompt agreement"].tolist()
+    assert curve == pytest.approx([0.5**0.5, *[1] * (FRAMES - 1)])
+    change = sum(curve) / FRAMES
+    assert found.judged.change("prompt agreement") == pytest.approx(change)
+    lines = found.table.csv().splitlines()
+    at = lines[0].split(",").index("prompt agreement of b")
+    assert [float(line.split(",")[at]) for line in lines[1:]] == pytest.approx(curve)
+    assert f"prompt agreement           0.0000{change:>9.4f}{change:>10.4f}" in found.report
+    assert found.report.endswith("with the prompt's. Red it is.")
+
+
+def test_agreement_is_drawn_where_there_is_a_prompt() -> None:
+    """A plot more, between which the others draw together."""
+    a, b = video(), video(1)
+    judges = Judges(lambda frames: frames.mean((1, 2)), prompt=Prompt(torch.ones(3)))
+    without, with_it = (compare_videos(a, b, x).image for x in (None, judges))
+    assert without.shape == with_it.shape
+    lower = with_it.shape[1] - 200
+    assert not torch.equal(without[:, lower:], with_it[:, lower:])
+    assert torch.equal(without[:, : lower - 250], with_it[:, : lower - 250])
+    alone, four = (compare_videos(a[:1], b[:1], x).image for x in (None, judges))
+    assert four.shape[2] > alone.shape[2]

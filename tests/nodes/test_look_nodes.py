@@ -51,10 +51,10 @@ def test_the_inputs_keep_their_names_and_order() -> None:
     defaults = {i.id: getattr(i, "default", None) for i in schema.inputs[2:]}
     assert defaults == DEFAULTS
     inputs = [i.id for i in VDiTCompareVideos.GET_SCHEMA().inputs]
-    assert inputs == ["a", "b", "clip_vision", "lpips"]
+    assert inputs == ["a", "b", "clip_vision", "lpips", "clip", "prompt"]
     outputs = VDiTCompareVideos.GET_SCHEMA().outputs
     before = ["IMAGE", "STRING", "FLOAT", "FLOAT", "STRING"]
-    assert [o.io_type for o in outputs] == before + 3 * ["FLOAT"]
+    assert [o.io_type for o in outputs] == before + 4 * ["FLOAT"]
 
 
 def test_a_map_is_a_picture_and_a_preview(capture: tuple[Record, Latent], previews: Path) -> None:
@@ -164,7 +164,7 @@ def test_two_videos_give_a_picture_a_report_and_two_numbers(previews: Path) -> N
     assert image.shape[0] == 1 and image.shape[3] == 3
     assert f"{psnr:.2f}" in report and f"{ssim:.4f}" in report
     assert 20 < psnr < 30 and 0 < ssim < 1
-    assert all(f"{change:.2f}" in report for change in changes[1:]) and len(changes) == 3
+    assert all(f"{change:.2f}" in report for change in changes[1:3]) and len(changes) == 4
     assert (previews / output.ui.as_dict()["images"][0]["filename"]).is_file()
 
 

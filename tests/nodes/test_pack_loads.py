@@ -56,11 +56,11 @@ INPUTS = {
     "region",
     "VDiTSparsity": "model, sparsity, layers, heads, mode, renormalize, schedule, start_percent, "
     "end_percent, branch, block_size, reuse_steps, region",
-    "VDiTCompareVideos": "a, b, clip_vision, lpips",
+    "VDiTCompareVideos": "a, b, clip_vision, lpips, clip, prompt",
     "VDiTSensitivity": "record, latent, target, rate, limit, mass_lost, steps, branch, sweep",
     "VDiTLayerSweep": "model, layers, operation, baseline, resume, folder",
     "VDiTSweepReport": "videos, labels, measure, spare, value, spared_value, reference, source, "
-    "clip_vision, lpips",
+    "clip_vision, lpips, clip, prompt",
 }
 OUTPUTS = {
     "VDiTToyWorld": "MODEL, CLIP, VAE",
@@ -93,7 +93,7 @@ OUTPUTS = {
     "VDiTSkipHeads": "MODEL",
     "VDiTPerturb": "MODEL",
     "VDiTSparsity": "MODEL",
-    "VDiTCompareVideos": "IMAGE, STRING, FLOAT, FLOAT, STRING, FLOAT, FLOAT, FLOAT",
+    "VDiTCompareVideos": "IMAGE, STRING, FLOAT, FLOAT, STRING, FLOAT, FLOAT, FLOAT, FLOAT",
     "VDiTSensitivity": "IMAGE, STRING, STRING, STRING, FLOAT",
     "VDiTLayerSweep": "MODEL, STRING",
     "VDiTSweepReport": "IMAGE, IMAGE, STRING, STRING, STRING",

@@ -27,7 +27,7 @@ transformers = pytest.importorskip("transformers", reason="ComfyUI itself needs 
 FRAMES, SIZE, WIDTH, OTHER = 9, 36, 24, 32
 PROMPT = "a red fox jumps over a (small:1.3) brook"
 READ = "a red fox jumps over a small brook"  # weights are no part of the pooled state
-LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+LAYERS = {"num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 SEES = LAYERS | {"hidden_size": 16, "image_size": 32, "patch_size": 8, "num_channels": 3}
 SEES |= {"hidden_act": "quick_gelu", "model_type": "clip_vision_model"}
 
@@ -36,12 +36,12 @@ def video(seed: int) -> Tensor:
     return torch.rand(FRAMES, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(seed))
 
 
-def text_config(width: int, layers: int = 2) -> dict[str, Any]:
+def text_config(width: int, layers: int = 3) -> dict[str, Any]:
     found = LAYERS | {"hidden_size": width, "num_hidden_layers": layers, "vocab_size": 49408}
     return found | {"hidden_act": "quick_gelu", "eos_token_id": 49407}
 
 
-def whole_clip(width: int, layers: int = 2) -> Any:
+def whole_clip(width: int, layers: int = 3) -> Any:
     """transformers' CLIP model; its text feature is as wide as its text encoder, as in ComfyUI."""
     config = transformers.CLIPConfig(
         text_config=text_config(width, layers), vision_config=SEES, projection_dim=width
@@ -116,9 +116,12 @@ def previews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path))
 
 
+A, B = video(0), 0.4 * video(1)
+
+
 def compare(**more: Any) -> tuple[Any, ...]:
     node: Any = VDiTCompareVideos.PREPARE_CLASS_CLONE(None)
-    return node.execute(a=video(0), b=video(1), **more).result
+    return node.execute(a=A, b=B, **more).result
 
 
 def agreement(result: tuple[Any, ...]) -> list[list[float]]:
@@ -146,7 +149,7 @@ def test_it_is_the_cosine_of_what_the_raw_modules_give(clip: Any, clip_vision: A
     sees = clip_vision.model
     images = [
         sees.vision_model(clip_preprocess(x, size=32))[2] @ sees.visual_projection.weight.float().T
-        for x in (video(0), video(1))
+        for x in (A, B)
     ]
     wanted = cosines(images, text)
     for found, values in zip(agreement(result), wanted, strict=True):
@@ -161,7 +164,7 @@ def test_it_is_the_cosine_of_what_the_raw_modules_give(clip: Any, clip_vision: A
 @torch.inference_mode()
 def test_transformers_finds_the_same(reference: Any, clip: Any, clip_vision: Any) -> None:
     found = agreement(compare(clip_vision=clip_vision, clip=clip, prompt=PROMPT))
-    for x, values in zip((video(0), video(1)), found, strict=True):
+    for x, values in zip((A, B), found, strict=True):
         out = reference(input_ids=tokens(READ, clip), pixel_values=clip_preprocess(x, size=32))
         wanted = (out.logits_per_image[:, 0] / reference.logit_scale.exp()).tolist()
         assert values == pytest.approx(wanted, abs=1e-5)
@@ -177,7 +180,7 @@ def test_of_two_encoders_the_one_as_wide_as_the_images_reads(
     for model in (reference, other):
         found = agreement(compare(clip_vision=vision(model), clip=both, prompt=PROMPT))
         ids = tokens(READ, both)
-        out = model(input_ids=ids, pixel_values=clip_preprocess(video(1), size=32))
+        out = model(input_ids=ids, pixel_values=clip_preprocess(B, size=32))
         wanted = (out.logits_per_image[:, 0] / model.logit_scale.exp()).tolist()
         assert found[1] == pytest.approx(wanted, abs=1e-5)
 
