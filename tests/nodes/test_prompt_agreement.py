@@ -28,8 +28,11 @@ FRAMES, SIZE, WIDTH, OTHER = 9, 36, 24, 32
 PROMPT = "a red fox jumps over a (small:1.3) brook"
 READ = "a red fox jumps over a small brook"  # weights are no part of the pooled state
 LAYERS = {"num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
-SEES = LAYERS | {"hidden_size": 16, "image_size": 32, "patch_size": 8, "num_channels": 3}
-SEES |= {"hidden_act": "quick_gelu", "model_type": "clip_vision_model"}
+SEES = {
+    **LAYERS,
+    **{"hidden_size": 16, "image_size": 32, "patch_size": 8, "num_channels": 3},
+    **{"hidden_act": "quick_gelu", "model_type": "clip_vision_model"},
+}
 
 
 def video(seed: int) -> Tensor:
@@ -262,7 +265,8 @@ def test_encoders_of_two_models_are_refused(clip: Any) -> None:
 def test_encoders_without_a_common_space_are_refused(clip: Any) -> None:
     for other in (Unread(None), Unread(WIDTH, llava=object())):
         assert "no image features that lie where texts do" in refused(clip=clip, clip_vision=other)
-    toy = VDiTToyWorld.execute(variant="wan").result[1]
+    toy_world: Any = VDiTToyWorld
+    toy = toy_world.execute(variant="wan").result[1]
     assert "holds no text encoder of CLIP" in refused(clip=toy, clip_vision=Unread(WIDTH))
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..figures.judging import Prompt
 
 PROJECTION = "text_projection"
+_PREFIX = "clip_"  # of a module's name; its tokens are called by the rest
 _SAFE = (".safetensors", ".sft")
 _PAIRS = (
     "use the encoders of one CLIP model, such as clip_g beside the vision model of ViT-bigG, or "
@@ -77,9 +78,9 @@ def _text_encoder(clip: Any, width: int) -> tuple[str, SDClipModel]:
     model = getattr(clip, "cond_stage_model", None)
     inside = dict(model.named_children()) if isinstance(model, nn.Module) else {}
     found = {
-        name.removeprefix("clip_"): child
+        name.removeprefix(_PREFIX): child
         for name, child in inside.items()
-        if isinstance(child, SDClipModel) and isinstance(child.transformer, CLIPTextModel)
+        if name.startswith(_PREFIX) and isinstance(child, SDClipModel) and _of_clip(child)
     }
     if not found:
         raise ValueError(
@@ -90,11 +91,15 @@ def _text_encoder(clip: Any, width: int) -> tuple[str, SDClipModel]:
     for name, wide in widths.items():
         if wide == width:
             return name, found[name]
-    there = ", ".join(f"clip_{name} has {wide}" for name, wide in widths.items())
+    there = ", ".join(f"{_PREFIX}{name} has {wide}" for name, wide in widths.items())
     raise ValueError(
         f"clip: {there} numbers in a text feature, but clip_vision has {width} in an image "
         f"feature; {_PAIRS}"
     )
+
+
+def _of_clip(encoder: Any) -> bool:
+    return isinstance(encoder.transformer, CLIPTextModel)
 
 
 def _check_projection(clip: Any, encoder: SDClipModel, width: int) -> None:
@@ -119,9 +124,9 @@ def _filed(clip: Any, width: int) -> bool | None:
     """Whether a file that the encoders came from has their projection; None where none can tell."""
     made = clip.patcher.cached_patcher_init  # the loader and what it was given: first the files
     given = made[1][0] if made else []
-    files = [given] if isinstance(given, str | Path) else list(given)
-    safe = [file for file in files if str(file).lower().endswith(_SAFE)]
-    if any(_holds(str(file), width) for file in safe):
+    files = given if isinstance(given, list | tuple) else [given]
+    safe = [str(x) for x in files if isinstance(x, str | Path) and str(x).lower().endswith(_SAFE)]
+    if any(_holds(file, width) for file in safe):
         return True
     return False if files and len(safe) == len(files) else None
 
@@ -145,9 +150,10 @@ def _encode(clip: Any, encoder: SDClipModel, tokens: dict[str, Any], name: str) 
         {"projected_pooled": True, "execution_device": clip.patcher.load_device}
     )
     try:
-        pooled: Tensor = encoder.encode_token_weights(tokens[name][:1])[1]  # [1, D]
+        found: Any = encoder.encode_token_weights(tokens[name][:1])
     finally:
         encoder.reset_clip_options()
+    pooled: Tensor = found[1]  # [1, D]
     return pooled[0].float().cpu()
 
 
