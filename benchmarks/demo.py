@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .build_workflows import FOLDER, WORKFLOWS
+from .chapters import CHAPTERS
 from .checks import Check, StudyFailed, run_apart, study_names
 from .client import Progress, ServerProblem, WorkflowFailed
 from .facts import gather_facts
@@ -28,7 +29,6 @@ from .gallery import render
 from .readings import RECORD, compared, entropies
 from .report import Failure, FolderInUse, Outcome, Picture, Report, check_folder, publish
 from .server import ComfyServer
-from .story import CHAPTERS
 from .workflow_api import Json, WorkflowError, to_prompt
 
 DESCRIPTION = "Run the whole loop on the toy model and leave a gallery."

@@ -8,9 +8,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from .chapters import CHAPTERS, Chapter
 from .report import Outcome, Picture, Report
 from .scatter import plot_of
-from .story import CHAPTERS, SECTIONS, Chapter
+from .sections import SECTIONS
 
 STYLE = Path(__file__).with_suffix(".css")
 TITLE = "VDiT Attention"

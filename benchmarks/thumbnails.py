@@ -17,7 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from ..vdit_core.figures.sweep import Row, sweep_grid
 from .build_workflows import FOLDER
-from .story import CHAPTERS
+from .chapters import CHAPTERS
 
 WIDTH = 900  # pixels
 SHEETS = {chapter.workflow for chapter in CHAPTERS if chapter.first == "sheets"}

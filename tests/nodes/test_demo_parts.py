@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from vdit_attention.benchmarks import checks, demo, report
+from vdit_attention.benchmarks.chapters import CHAPTERS
 from vdit_attention.benchmarks.checks import Check, at_least, at_most
 from vdit_attention.benchmarks.gallery import number, render, table
 from vdit_attention.benchmarks.readings import compared
@@ -21,7 +22,7 @@ from vdit_attention.benchmarks.report import (
     check_folder,
     publish,
 )
-from vdit_attention.benchmarks.story import CHAPTERS, SECTIONS
+from vdit_attention.benchmarks.sections import SECTIONS
 
 COMPARISON = """a and b: 17 frames of 64 × 64 pixels
 
@@ -47,7 +48,7 @@ def small_report() -> Report:
         at_least("colour", 0.96875, 0.95, "share"),
         Check("something new", 12345.0, "s"),
     ]
-    groups = ["exactness"] * 4 + ["toy_world", "not in the story"]
+    groups = ["exactness"] * 4 + ["toy_world", "in no section"]
     found = [c.to_json() | {"group": g} for c, g in zip(numbers, groups, strict=True)]
     outcome = Outcome("toy_transfer", pictures, {"In numbers": "PSNR"})
     return Report({"Machine": "a small one"}, [outcome], found)
@@ -109,7 +110,7 @@ def test_the_page_holds_everything_and_needs_nothing() -> None:
     links = re.findall(r'href="#([^"]+)"', page)
     assert len(links) == 2 and all(f'id="{link}"' in page for link in links)
     assert "Edited &lt;video&gt;" in page and "Toy results" in page and "a small one" in page
-    assert "something new" in page and "not in the story" in page
+    assert "something new" in page and "in no section" in page
 
 
 def test_names_with_a_colon_make_a_grid() -> None:
