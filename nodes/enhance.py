@@ -11,7 +11,7 @@ from ..vdit_core.choosing import chosen_by_record
 from ..vdit_core.edits import Change
 from ..vdit_core.edits.enhance import MODES, enhancement
 from ..vdit_core.edits.transfer import PairTransfer
-from ..vdit_core.figures.origin import check_origin
+from ..vdit_core.figures.origin import data_of
 from ..vdit_core.host.comfy import layout_of
 from ..vdit_core.pairs import Latent
 from ..vdit_core.plan import REGIONS
@@ -191,10 +191,8 @@ def _chosen(
             f"record: selection {RECORDED} needs one; connect VDiT Capture or VDiT Load Record, or "
             f"choose {NOW}"
         )
-    if latent is not None:
-        check_origin(record.data, latent["samples"])
-    layout = layout_of(model)
-    choice = chosen_by_record(record.data, ranked, layout)
+    data, layout = data_of(record, latent), layout_of(model)
+    choice = chosen_by_record(data, ranked, layout)
     return _Chosen(parse_heads(write_heads(choice.heads, layout.heads)), remark=choice.said)
 
 

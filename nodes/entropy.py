@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..vdit_core.entropy import QUANTITIES, levels_of
 from ..vdit_core.figures.entropy import draw_entropy
-from ..vdit_core.figures.origin import check_origin
+from ..vdit_core.figures.origin import data_of
 from ..vdit_core.pairs import Latent
 from ..vdit_core.ranking import GRANULARITIES
 from ..vdit_core.record import Record
@@ -91,9 +91,8 @@ class VDiTEntropyPlot(io.ComfyNode):
         branch: str,
         latent: Latent | None = None,
     ) -> io.NodeOutput:
-        if latent is not None:
-            check_origin(record.data, latent["samples"])
-        levels = levels_of(record.data, quantity, parse_selection(steps, "steps"), branch)
+        data = data_of(record, latent)
+        levels = levels_of(data, quantity, parse_selection(steps, "steps"), branch)
         drawn = draw_entropy(levels, share, granularity)
         heads = drawn.high, drawn.high, drawn.low, drawn.low
         texts = *heads, drawn.high_layers, drawn.low_layers, drawn.table.csv()

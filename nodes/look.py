@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial, reduce
+from functools import partial
 
 import torch
 from comfy_api.latest import io, ui
 
 from ..vdit_core.figures import STATISTICS, attention_map, draw_statistic
 from ..vdit_core.figures.colours import SCALES
-from ..vdit_core.figures.origin import check_origin
+from ..vdit_core.figures.origin import data_of
 from ..vdit_core.figures.panels import captured_items
-from ..vdit_core.figures.table import Table
 from ..vdit_core.pairs import Latent
 from ..vdit_core.record import Record
 from ..vdit_core.selection import parse_selection
@@ -33,11 +32,7 @@ class VDiTAttentionMap(io.ComfyNode):
             "and one colour scale. (arXiv 2504.10317, Fig. 1)",
             inputs=[
                 *sockets.record_inputs(),
-                io.String.Input(
-                    "layer",
-                    default="all",
-                    tooltip=f"Which captured layers, from 0: {sockets.GRAMMAR}",
-                ),
+                sockets.layer_input(),
                 io.String.Input(
                     "head",
                     default="mean",
@@ -70,18 +65,17 @@ class VDiTAttentionMap(io.ComfyNode):
         scale: str,
         latent: Latent | None = None,
     ) -> io.NodeOutput:
-        if latent is not None:
-            check_origin(record.data, latent["samples"])
+        data = data_of(record, latent)
         draw = partial(
             attention_map,
-            record.data,
+            data,
             layers=parse_selection(layer, "layers"),
             head=head,
             step=parse_selection(step, "steps"),
             branch=branch,
             scale=scale,
         )
-        image = torch.cat([draw(item=item) for item in captured_items(record.data)])
+        image = torch.cat([draw(item=item) for item in captured_items(data)])
         return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
 
 
@@ -116,11 +110,7 @@ class VDiTStatistics(io.ComfyNode):
                 ),
                 *sockets.moment_inputs(),
             ],
-            outputs=[
-                io.Image.Output(tooltip="The picture, one for each video of the batch."),
-                io.String.Output("report", tooltip="The numbers as a table, layer by layer."),
-                sockets.csv_output(),
-            ],
+            outputs=sockets.drawn_outputs(),
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
@@ -134,19 +124,15 @@ class VDiTStatistics(io.ComfyNode):
         branch: str,
         latent: Latent | None = None,
     ) -> io.NodeOutput:
-        if latent is not None:
-            check_origin(record.data, latent["samples"])
+        data = data_of(record, latent)
         draw = partial(
             draw_statistic,
-            record.data,
+            data,
             statistic=statistic,
             step=parse_selection(step, "steps"),
             branch=branch,
         )
-        drawn = [draw(item=item) for item in captured_items(record.data)]
-        image, report = torch.cat([d.image for d in drawn]), "\n\n".join(d.report for d in drawn)
-        table = reduce(Table.__add__, (d.table for d in drawn))
-        return io.NodeOutput(image, report, table.csv(), ui=ui.PreviewImage(image, cls=cls))
+        return sockets.drawn(cls, [draw(item=item) for item in captured_items(data)])
 
 
 NODES = [VDiTAttentionMap, VDiTStatistics]

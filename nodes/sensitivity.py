@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..vdit_core.figures import draw_sensitivity
-from ..vdit_core.figures.origin import check_origin
+from ..vdit_core.figures.origin import data_of
 from ..vdit_core.pairs import Latent
 from ..vdit_core.record import Record
 from ..vdit_core.selection import parse_selection
@@ -108,10 +108,8 @@ class VDiTSensitivity(io.ComfyNode):
         latent: Latent | None = None,
         sweep: str | None = None,
     ) -> io.NodeOutput:
-        if latent is not None:
-            check_origin(record.data, latent["samples"])
         drawn = draw_sensitivity(
-            record.data,
+            data_of(record, latent),
             target=target,
             rate=rate,
             limit=limit,

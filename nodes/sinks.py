@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
-from ..vdit_core.figures.origin import check_origin
+from ..vdit_core.figures.origin import data_of
 from ..vdit_core.figures.sinks import VIEWS, draw_sinks, sinks_report, sinks_table
 from ..vdit_core.host.comfy import head_counts
 from ..vdit_core.pairs import Latent
@@ -97,10 +97,8 @@ class VDiTDetectSinks(io.ComfyNode):
         branch: str,
         latent: Latent | None = None,
     ) -> io.NodeOutput:
-        if latent is not None:
-            check_origin(record.data, latent["samples"])
         sinks = find_sinks(
-            record.data,
+            data_of(record, latent),
             weight=weight,
             coverage=coverage,
             frequency=frequency,

@@ -1,11 +1,17 @@
-"""The types that travel between our nodes, and what many of them share: inputs, and the edit."""
+"""The types that travel between our nodes, and what many share: inputs, pictures, and the edit."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
 from comfy.model_patcher import ModelPatcher
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..vdit_core.edits import Change
+from ..vdit_core.figures.statistics import Statistics
+from ..vdit_core.figures.table import Table
 from ..vdit_core.host.comfy import attach
 from ..vdit_core.plan import REGIONS
 from ..vdit_core.program import Asker, Edit, Window
@@ -26,6 +32,13 @@ GRAMMAR = (
 
 def layers_input(default: str = "all") -> io.String.Input:
     return io.String.Input("layers", default=default, tooltip=f"Which layers, from 0: {GRAMMAR}")
+
+
+def layer_input() -> io.String.Input:
+    """Of those that a record holds, to draw; `layers_input` is of those that a model has."""
+    return io.String.Input(
+        "layer", default="all", tooltip=f"Which captured layers, from 0: {GRAMMAR}"
+    )
 
 
 def heads_input() -> io.String.Input:
@@ -161,6 +174,21 @@ def csv_output() -> io.String.Output:
         tooltip="Every number with its labels, as comma-separated values: core's Save Text writes "
         "them to a file for a spreadsheet or a paper.",
     )
+
+
+def drawn_outputs() -> list[io.Output]:
+    return [
+        io.Image.Output(tooltip="The picture, one for each video of the batch."),
+        io.String.Output("report", tooltip="The numbers as a table, layer by layer."),
+        csv_output(),
+    ]
+
+
+def drawn(node: type[io.ComfyNode], videos: Sequence[Statistics]) -> io.NodeOutput:
+    """What goes into `drawn_outputs`: of each video a picture, which is shown, report and table."""
+    image, report = torch.cat([d.image for d in videos]), "\n\n".join(d.report for d in videos)
+    table = reduce(Table.__add__, (d.table for d in videos))
+    return io.NodeOutput(image, report, table.csv(), ui=ui.PreviewImage(image, cls=node))
 
 
 def asker(node: type[io.ComfyNode]) -> Asker:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
 from typing import Any
 
-import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
-from ..vdit_core.figures.origin import check_origin
+from ..vdit_core.figures.origin import data_of
 from ..vdit_core.figures.panels import Chosen, captured_items
 from ..vdit_core.figures.pictures import colours_of
 from ..vdit_core.figures.statistics import Statistics
 from ..vdit_core.figures.structure import VIEWS, draw_structure
-from ..vdit_core.figures.table import Table
 from ..vdit_core.figures.text_attention import draw_text_attention
-from ..vdit_core.host.words import prompt_words
+from ..vdit_core.host.words import words_if_given
 from ..vdit_core.pairs import Latent
 from ..vdit_core.record import Record
 from ..vdit_core.selection import parse_selection
@@ -52,11 +49,7 @@ class VDiTStructure(io.ComfyNode):
                     "at (weight each place receives), looks widely (entropy of each place): need "
                     "sinks. similarity: needs other.",
                 ),
-                io.String.Input(
-                    "layer",
-                    default="all",
-                    tooltip=f"Which captured layers, from 0: {sockets.GRAMMAR}",
-                ),
+                sockets.layer_input(),
                 io.String.Input(
                     "head",
                     default="mean",
@@ -83,7 +76,7 @@ class VDiTStructure(io.ComfyNode):
                     "that this node runs after it too. For a loaded record: leave it open.",
                 ),
             ],
-            outputs=_outputs(),
+            outputs=sockets.drawn_outputs(),
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
@@ -102,9 +95,7 @@ class VDiTStructure(io.ComfyNode):
         other: Record | None = None,
         other_latent: Latent | None = None,
     ) -> io.NodeOutput:
-        second = None if other is None else other.data
-        if second is not None and other_latent is not None:
-            check_origin(second, other_latent["samples"])
+        second = None if other is None else data_of(other, other_latent)
         videos = None if images is None else videos_of(images, "images", record, latent)
 
         def draw(chosen: Chosen) -> Statistics:
@@ -129,11 +120,7 @@ class VDiTTextAttention(io.ComfyNode):
             "Needs text on VDiT Capture. (arXiv 2504.10317, Fig. 6)",
             inputs=[
                 *sockets.record_inputs(),
-                io.String.Input(
-                    "layer",
-                    default="all",
-                    tooltip=f"Which captured layers, from 0: {sockets.GRAMMAR}",
-                ),
+                sockets.layer_input(),
                 io.Int.Input(
                     "tokens",
                     default=24,
@@ -156,7 +143,7 @@ class VDiTTextAttention(io.ComfyNode):
                     tooltip="With clip: the prompt that was sampled, of the branch that is shown.",
                 ),
             ],
-            outputs=_outputs(),
+            outputs=sockets.drawn_outputs(),
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
@@ -173,22 +160,12 @@ class VDiTTextAttention(io.ComfyNode):
         clip: Any = None,
         text: str = "",
     ) -> io.NodeOutput:
-        if text.strip() and clip is None:
-            raise ValueError("clip: connect the text encoder that goes with text, or empty text")
-        words = prompt_words(clip, text) if text.strip() else []
+        words = words_if_given(clip, text)
 
         def draw(chosen: Chosen) -> Statistics:
             return draw_text_attention(record.data, chosen, words=words, most=tokens)
 
         return _drawn(cls, record, latent, (layer, "mean", step, branch), draw)
-
-
-def _outputs() -> list[io.Output]:
-    return [
-        io.Image.Output(tooltip="The picture, one for each video of the batch."),
-        io.String.Output("report", tooltip="The numbers as a table, layer by layer."),
-        sockets.csv_output(),
-    ]
 
 
 def _drawn(
@@ -198,15 +175,11 @@ def _drawn(
     asked: tuple[str, str, str, str],
     draw: Callable[[Chosen], Statistics],
 ) -> io.NodeOutput:
-    """A picture, report and table of every video. asked: layer, head, step and branch."""
-    if latent is not None:
-        check_origin(record.data, latent["samples"])
+    """Every video of the record, drawn. asked: layer, head, step and branch."""
+    items = captured_items(data_of(record, latent))
     layer, head, step, branch = asked
     chosen = parse_selection(layer, "layers"), head, parse_selection(step, "steps"), branch
-    drawn = [draw(Chosen(*chosen, item)) for item in captured_items(record.data)]
-    image, report = torch.cat([d.image for d in drawn]), "\n\n".join(d.report for d in drawn)
-    table = reduce(Table.__add__, (d.table for d in drawn))
-    return io.NodeOutput(image, report, table.csv(), ui=ui.PreviewImage(image, cls=node))
+    return sockets.drawn(node, [draw(Chosen(*chosen, item)) for item in items])
 
 
 def videos_of(

@@ -9,11 +9,11 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..vdit_core.figures.origin import check_origin
+from ..vdit_core.figures.origin import data_of
 from ..vdit_core.figures.panels import Chosen, captured_items
 from ..vdit_core.figures.table import Table
 from ..vdit_core.figures.token_heatmap import draw_token_heatmap
-from ..vdit_core.host.words import prompt_words
+from ..vdit_core.host.words import words_if_given
 from ..vdit_core.pairs import Latent
 from ..vdit_core.record import Record
 from ..vdit_core.selection import parse_selection
@@ -108,12 +108,8 @@ class VDiTTokenHeatmap(io.ComfyNode):
         clip: Any = None,
         text: str = "",
     ) -> io.NodeOutput:
-        data = record.data
-        if latent is not None:
-            check_origin(data, latent["samples"])
-        if text.strip() and clip is None:
-            raise ValueError("clip: connect the text encoder that goes with text, or empty text")
-        pieces = prompt_words(clip, text) if text.strip() else []
+        data = data_of(record, latent)
+        pieces = words_if_given(clip, text)
         tokens = tokens_of(words, text, pieces)
         videos = videos_of(frames, "frames", record, latent)
         at = parse_selection(layers, "layers"), "mean", parse_selection(step, "steps"), branch

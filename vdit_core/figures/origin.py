@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..record import RecordData
+from ..pairs import Latent
+from ..record import Record, RecordData
+
+
+def data_of(record: Record, latent: Latent | None) -> RecordData:
+    """What a record holds, checked against the latent of its sampling if that is given too."""
+    if latent is not None:
+        check_origin(record.data, latent["samples"])
+    return record.data
 
 
 def check_origin(data: RecordData, samples: Tensor) -> None:

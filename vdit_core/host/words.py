@@ -10,6 +10,15 @@ _LINES = 271  # two line ends after it
 _SIGNS = {"▁": "", "Ġ": "", "Ċ": "⏎", "</w>": ""}  # how vocabularies write spaces and line ends
 
 
+def words_if_given(clip: Any, text: str) -> list[str]:
+    """`prompt_words` of a node's two optional inputs: none of an empty text."""
+    if not text.strip():
+        return []
+    if clip is None:
+        raise ValueError("clip: connect the text encoder that goes with text, or empty text")
+    return prompt_words(clip, text)
+
+
 def prompt_words(clip: Any, text: str) -> list[str]:
     """What each token of an encoded prompt stands for, from the first to the last before padding.
 
