@@ -17,14 +17,13 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..vdit_core.edits.transfer import PairTransfer
-from ..vdit_core.host.comfy import attach, layout_of
+from ..vdit_core.host.comfy import layer_count
 from ..vdit_core.host.toy_sampling import SamplerSettings, decode_clips, sample_latents
 from ..vdit_core.host.toy_world import load_toy_world
-from ..vdit_core.program import Asker, Edit
-from ..vdit_core.selection import every_layer, parse_selection
 from ..vdit_core.toy.clips import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Scene, random_scenes
 from ..vdit_core.toy.reading import Reading, background_distance, read, track_distance
 from .checks import Check
+from .variants import edited
 
 FIRST_SEED = 90_000
 AT_ONCE = 8  # pairs per sampling
@@ -81,7 +80,7 @@ def outcomes(pairs: Pairs, settings: SamplerSettings | None = None) -> dict[str,
     """The outcome of every way to transfer, by its name."""
     settings = settings or SamplerSettings(steps=STEPS)
     model, clip, vae = load_toy_world()
-    layers = layout_of(model).layers
+    everywhere = range(layer_count(model))
 
     def latents(patched: ModelPatcher, sources: Sequence[Scene], seeds: Sequence[int]) -> Tensor:
         """Source and target rows in turn, [2·n, 16, 5, 8, 8]."""
@@ -99,28 +98,26 @@ def outcomes(pairs: Pairs, settings: SamplerSettings | None = None) -> dict[str,
     plain = latents(model, pairs.sources, pairs.seeds)
     source = seen(plain[0::2])
     found = {"no transfer": _outcome(seen(plain[1::2]), source, pairs)}
-    for name, text in [("all layers", "all"), *((f"layer {i}", str(i)) for i in range(layers))]:
-        edited = latents(_transferring(model, text), pairs.sources, pairs.seeds)
-        found[name] = _outcome(seen(edited[1::2]), source, pairs)
+    where: dict[str, Sequence[int]] = {"all layers": everywhere}
+    where |= {f"layer {i}": [i] for i in everywhere}
+    for name, layers in where.items():
+        rows = latents(edited(model, PairTransfer(1.0), layers), pairs.sources, pairs.seeds)
+        found[name] = _outcome(seen(rows[1::2]), source, pairs)
     strangers = random_scenes(len(pairs.seeds), torch.Generator().manual_seed(FIRST_SEED - 1))
-    other = latents(_transferring(model, "all"), strangers, [s + 5000 for s in pairs.seeds])
-    found["all layers, unrelated source"] = _outcome(seen(other[1::2]), source, pairs)
+    unrelated = edited(model, PairTransfer(1.0), everywhere)
+    rows = latents(unrelated, strangers, [seed + 5000 for seed in pairs.seeds])
+    found["all layers, unrelated source"] = _outcome(seen(rows[1::2]), source, pairs)
     return found
 
 
-def _transferring(model: ModelPatcher, layers: str) -> ModelPatcher:
-    where = every_layer(parse_selection(layers, "layers"), parse_selection("all", "heads"))
-    return attach(model, Edit(Asker("transfer study"), PairTransfer(1.0), where))
-
-
-def _outcome(edited: Reading, source: Reading, pairs: Pairs) -> Outcome:
-    track = track_distance(edited, source)
+def _outcome(made: Reading, source: Reading, pairs: Pairs) -> Outcome:
+    track = track_distance(made, source)
     track = track[~track.isnan()]
     return Outcome(
         track.mean().item(),
-        background_distance(edited, source).mean().item(),
-        _share(edited, pairs.sources),
-        _share(edited, pairs.targets),
+        background_distance(made, source).mean().item(),
+        _share(made, pairs.sources),
+        _share(made, pairs.targets),
         track.std().item(),
     )
 
