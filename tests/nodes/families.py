@@ -22,10 +22,15 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 from vdit_attention.tests.nodes import tiny
 from vdit_attention.tests.nodes.tiny import COLS, FRAMES, HEADS, ROWS, Conditioning
+from vdit_attention.tests.oracle import Case, Wish, no_wish
 
 LAYERS = tiny.LAYERS
 TEXT_WIDTH = 24
 VIDEO = tiny.TOKENS
+
+
+def numbered(name: str, layers: int = LAYERS) -> tuple[str, ...]:
+    return tuple(name.format(layer) for layer in range(layers))
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,10 @@ class Family:
     """How to make and prompt one. channels, patch: of its latents. text_first: order of tokens.
 
     module: the file of core that calls the attention. pooled: width of a prompt's pooled vector.
-    masked: whether its text encoder pads every prompt and says so in a mask.
+    masked: whether its text encoder pads every prompt and says so in a mask. sites: of its layers.
+    grid: frames, rows and columns. prefix, suffix: tokens before and after the video, less those
+    of joint text. sampled_from: the first frame that is not given. since: the first ComfyUI that
+    takes what is given here.
     """
 
     name: str
@@ -44,9 +52,15 @@ class Family:
     text_first: bool
     pooled: int = 0
     masked: bool = False
+    sites: tuple[str, ...] = numbered("blocks.{}.self_attn")
+    grid: tuple[int, int, int] = (FRAMES, ROWS, COLS)
+    prefix: int = 0
+    suffix: int = 0
+    sampled_from: int = 0
+    since: str = "0.16"
 
     def latent(self, batch: int = 1) -> dict[str, Any]:
-        size = [n * p for n, p in zip((FRAMES, ROWS, COLS), self.patch, strict=True)]
+        size = [n * p for n, p in zip(self.grid, self.patch, strict=True)]
         return {"samples": torch.zeros(batch, self.channels, *size)}
 
     def prompt(self, seed: int, tokens: int = 6, padded: int = 11) -> Conditioning:
@@ -91,6 +105,17 @@ class Seen:
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def dense(seen: Seen, wish: Wish | None = None) -> Case:
+    """The call as the formula has it."""
+    return Case(seen.q, seen.k, seen.v, wish or no_wish(len(seen.q), HEADS), four_axes(seen.mask))
+
+
+def four_axes(mask: Tensor | None) -> Tensor | None:
+    if mask is None or mask.ndim == 4:
+        return mask
+    return mask[:, None] if mask.ndim == 3 else mask[None, None]
 
 
 class Spy:
@@ -246,11 +271,36 @@ MOCHI = Family(
     (1, 2, 2),
     False,
     masked=True,
+    sites=numbered("blocks.{}.attn"),
 )
 HUNYUAN_VIDEO = Family(
-    "HunyuanVideo", "comfy.ldm.flux.math", tiny_hunyuan_video, 16, (1, 2, 2), True, pooled=20
+    "HunyuanVideo",
+    "comfy.ldm.flux.math",
+    tiny_hunyuan_video,
+    16,
+    (1, 2, 2),
+    True,
+    pooled=20,
+    sites=("double_blocks.0", "single_blocks.0", "single_blocks.1"),
 )
-COGVIDEOX = Family("CogVideoX", "comfy.ldm.cogvideo.model", tiny_cogvideox, 16, (1, 2, 2), True)
-LTX_VIDEO = Family("LTX-Video", core.__name__, tiny_ltx_video, 16, (1, 1, 1), False, masked=True)
+COGVIDEOX = Family(
+    "CogVideoX",
+    "comfy.ldm.cogvideo.model",
+    tiny_cogvideox,
+    16,
+    (1, 2, 2),
+    True,
+    sites=numbered("blocks.{}"),
+)
+LTX_VIDEO = Family(
+    "LTX-Video",
+    core.__name__,
+    tiny_ltx_video,
+    16,
+    (1, 1, 1),
+    False,
+    masked=True,
+    sites=numbered("transformer_blocks.{}.attn1"),
+)
 JOINT = (MOCHI, HUNYUAN_VIDEO, COGVIDEOX)
 FAMILIES = (WAN, *JOINT, LTX_VIDEO)

@@ -1,4 +1,4 @@
-"""Every family, through ComfyUI's sampler: its sites, its tokens, its edits, and its pairs.
+"""Every family, through ComfyUI's sampler: its text, its edits, and its pairs.
 
 Each test is a column of the table that ends a test run (see tests/conftest.py).
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import comfy.sample
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -23,6 +22,7 @@ from vdit_attention.tests.nodes.families import (
     WAN,
     Family,
     Seen,
+    dense,
 )
 from vdit_attention.tests.nodes.tiny import COLS, FRAMES, HEADS, LAYERS, ROWS
 from vdit_attention.tests.oracle import Case, Wish, assert_as_good_as_torch, no_wish
@@ -33,18 +33,10 @@ from vdit_attention.vdit_core.edits.sparsity import Sparsify
 from vdit_attention.vdit_core.edits.temperature import Temperature
 from vdit_attention.vdit_core.edits.text import HideText
 from vdit_attention.vdit_core.edits.transfer import PairTransfer
-from vdit_attention.vdit_core.host.comfy import layout_of
 from vdit_attention.vdit_core.pairs import pair_latent, pair_prompts
 from vdit_attention.vdit_core.prompts import first_tokens
 from vdit_attention.vdit_core.record import RecordData
 
-SITES = {
-    "Wan": [f"blocks.{n}.self_attn" for n in range(LAYERS)],
-    "Mochi": [f"blocks.{n}.attn" for n in range(LAYERS)],
-    "HunyuanVideo": ["double_blocks.0", "single_blocks.0", "single_blocks.1"],
-    "CogVideoX": [f"blocks.{n}" for n in range(LAYERS)],
-    "LTX-Video": [f"transformer_blocks.{n}.attn1" for n in range(LAYERS)],
-}
 each_joint_family = pytest.mark.parametrize("family", JOINT, ids=lambda family: family.name)
 
 
@@ -62,61 +54,6 @@ def captured(family: Family, model: ModelPatcher, **how: Any) -> RecordData:
     watched, record = tiny.watched(model)
     family.sample(watched, **how)
     return record.data
-
-
-@pytest.mark.column("sites found")
-def test_sites_are_named_like_their_modules_and_counted_over_the_model(
-    family: Family, model: ModelPatcher
-) -> None:
-    sites = [site for site in layout_of(model).sites if site.kind != "cross"]
-    assert [site.name for site in sites] == SITES[family.name]
-    assert [site.layer for site in sites] == [*range(LAYERS)]
-    assert {site.heads for site in sites} == {HEADS}
-    modules = dict(model.model.diffusion_model.named_modules())
-    owners = {
-        site.name: owner for owner, found in layout_of(model).owners.items() for site in found
-    }
-    assert all(modules[name] is owner for name, owner in owners.items())
-
-
-@pytest.mark.column("sites found")
-def test_a_record_holds_what_went_past_layer_by_layer(
-    family: Family, model: ModelPatcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    watched, record = tiny.watched(model)
-    calls = family.spied(watched, monkeypatch)
-    found = iter(record.data.measurements)
-    for index, seen in enumerate(calls):
-        maps = dense(seen).true_maps()
-        for row in range(len(seen.q)):
-            m = next(found)
-            assert (m.site, m.layer) == (SITES[family.name][index % LAYERS], index % LAYERS)
-            assert m.branch == ("cond", "uncond")[seen.chunks[row]]
-            assert m.sigma == pytest.approx(seen.sigma)
-            entropy = torch.special.entr(maps[row]).sum(-1).mean(-1)
-            torch.testing.assert_close(m.measures.entropy.double(), entropy, rtol=1e-4, atol=1e-5)
-    assert next(found, None) is None
-
-
-@pytest.mark.column("grid right")
-@pytest.mark.parametrize("place", [(0, 0, 0), (2, 1, 4), (1, 4, 6)], ids=str)
-def test_a_change_in_one_place_of_the_video_moves_that_token(
-    place: tuple[int, int, int],
-    family: Family,
-    model: ModelPatcher,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    frame, row, col = place
-    before = family.spied(model, monkeypatch, steps=1)[0]
-    _, high, wide = family.patch
-    noise: Any = comfy.sample.prepare_noise(family.latent()["samples"], 1)
-    noise[:, :, frame, row * high : (row + 1) * high, col * wide : (col + 1) * wide] = 9
-    monkeypatch.setattr(comfy.sample, "prepare_noise", lambda *_: noise)
-    after = family.spied(model, monkeypatch, steps=1)[0]
-    moved = (before.v != after.v).any(-1).any(1)[0].nonzero()[:, 0]
-    grid = captured(family, model, steps=1).header.grid
-    assert moved.tolist() == [int(grid.ravel(*map(torch.tensor, place)))]
-    assert (grid.frames, grid.rows, grid.cols) == (FRAMES, ROWS, COLS)
 
 
 @pytest.mark.column("text span right")
@@ -161,17 +98,6 @@ def test_prompts_of_other_lengths_have_grids_of_their_own(family: Family) -> Non
         assert len(grid) == tiny.TOKENS + lengths[m.branch]
         assert grid.text is not None
         assert grid.text[1] - grid.text[0] == lengths[m.branch]
-
-
-def dense(seen: Seen, wish: Wish | None = None) -> Case:
-    """The call as the formula has it."""
-    return Case(seen.q, seen.k, seen.v, wish or no_wish(len(seen.q), HEADS), four_axes(seen.mask))
-
-
-def four_axes(mask: Tensor | None) -> Tensor | None:
-    if mask is None or mask.ndim == 4:
-        return mask
-    return mask[:, None] if mask.ndim == 3 else mask[None, None]
 
 
 def chosen(seen: Seen, heads: list[int], branch: int | None = None, odd: bool = False) -> Tensor:
@@ -280,19 +206,6 @@ def test_sparsity_drops_the_smallest_weights_of_each_head(
         kept = maps * (maps >= threshold)
         expected = kept / kept.sum(-1, keepdim=True).clamp_min(1e-300) @ seen.v.double()
         torch.testing.assert_close(seen.out.double(), expected, rtol=2e-4, atol=2e-4)
-
-
-@pytest.mark.column("bypass bit-identical")
-def test_neutral_nodes_and_captures_change_no_bit(family: Family, model: ModelPatcher) -> None:
-    plain = family.sample(model)
-    assert torch.equal(family.sample(tiny.edited(model, Temperature(1.0))), plain)
-    assert torch.equal(family.sample(tiny.edited(model, Temperature(0.5), "none")), plain)
-    assert torch.equal(family.sample(tiny.watched(model)[0]), plain)
-    edited = tiny.edited(model, Temperature(0.5))
-    first = family.sample(edited)
-    assert not torch.equal(first, plain)
-    assert torch.equal(family.sample(edited), first)
-    assert torch.equal(family.sample(model), plain)
 
 
 @pytest.mark.column("pairs are true")

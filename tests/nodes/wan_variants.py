@@ -22,7 +22,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 from vdit_attention.tests.nodes import families, tiny
-from vdit_attention.tests.nodes.families import Family, Seen
+from vdit_attention.tests.nodes.families import Family, Seen, numbered
 from vdit_attention.tests.nodes.tiny import COLS, FRAMES, HEADS, LAYERS, ROWS, Conditioning
 
 WIDTH = tiny.CONFIG["dim"]
@@ -33,28 +33,19 @@ Extras = dict[str, Any]
 class Variant(Family):
     """A Wan model that is not plain text-to-video.
 
-    given: what is put into both conditionings. prefix, suffix: tokens before and after the video.
-    grid: frames, rows and columns. order: the layer of each self-attention call of an evaluation,
-    None for a call of something else. since: the first ComfyUI that takes what is given here.
+    given: what is put into both conditionings. order: the layer of each self-attention call of an
+    evaluation, None for a call of something else. masked_frame: whether a mask of the latent gives
+    the first frame.
     """
 
     given: Callable[[], Extras] = dict
-    prefix: int = 0
-    suffix: int = 0
-    grid: tuple[int, int, int] = (FRAMES, ROWS, COLS)
     order: tuple[int | None, ...] = tuple(range(LAYERS))
     masked_frame: bool = False
-    since: str = "0.16"
-
-    @property
-    def layers(self) -> int:
-        return sum(layer is not None for layer in self.order)
 
     def latent(self, batch: int = 1) -> dict[str, Any]:
-        size = [n * p for n, p in zip(self.grid, self.patch, strict=True)]
-        latent: dict[str, Any] = {"samples": torch.zeros(batch, self.channels, *size)}
+        latent = super().latent(batch)
         if self.masked_frame:
-            latent["noise_mask"] = torch.ones(1, 1, *size)
+            latent["noise_mask"] = torch.ones(1, 1, *latent["samples"].shape[2:])
             latent["noise_mask"][:, :, 0] = 0
         return latent
 
@@ -280,6 +271,7 @@ VARIANTS = (
         settings={"in_dim": 48, "out_dim": 48},
         channels=48,
         masked_frame=True,
+        sampled_from=1,
     ),
     I2V,
     variant("Wan 2.2 14B image to video", "WAN21_T2V", "t2v", image_to_video, {"in_dim": 36}),
@@ -322,6 +314,7 @@ VARIANTS = (
         animate,
         {"in_dim": 36, "num_layers": 5},
         with_small_faces,
+        sites=numbered("blocks.{}.self_attn", 5),
         order=(0, 1, 2, 3, 4),
     ),
     variant(
@@ -373,6 +366,7 @@ VARIANTS = (
         I2V,
         name="InfiniteTalk",
         make=lambda seed=0: with_two_speakers(I2V.make(seed)),
+        sampled_from=1,
     ),
     variant("Phantom", "WAN21_T2V", "t2v", phantom, suffix=2 * PICTURE),
     variant("Bernini", "WAN21_T2V", "t2v", context, suffix=FRAMES * PICTURE + 2 * 3, since="0.24"),
