@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from vdit_attention.tests.core.test_measure import padded
+from vdit_attention.tests.core.measured import padded
 from vdit_attention.tests.oracle import Case, assert_as_good_as_torch, wish_of
 from vdit_attention.vdit_core.attention import attend
 from vdit_attention.vdit_core.grid import TokenGrid

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from vdit_attention.tests.core.measured import Scene, check, padded, scene
 from vdit_attention.tests.core.regional import (
     BESIDE,
     GRIDS,
@@ -17,7 +18,6 @@ from vdit_attention.tests.core.regional import (
     WIDTH,
     B,
 )
-from vdit_attention.tests.core.test_measure import Scene, check, padded, scene
 from vdit_attention.tests.oracle import Case, wish_of
 from vdit_attention.tests.thinned import thinned_video
 from vdit_attention.vdit_core.grid import TokenGrid
