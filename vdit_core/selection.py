@@ -117,14 +117,10 @@ class HeadList:
         return {layer: tuple(sorted(found)) for layer, found in sorted(chosen.items())}
 
 
-def every_layer(layers: Selection, heads: Selection) -> HeadList:
-    """The same heads in each of the chosen layers."""
-    return HeadList(f"{layers.text}:{heads.text}", ((layers, heads),))
-
-
 def parse_where(layers: str, heads: str) -> HeadList:
     """Parse layers and heads that were written apart: these heads in each of these layers."""
-    return every_layer(parse_selection(layers, "layers"), parse_selection(heads, "heads"))
+    chosen = parse_selection(layers, "layers"), parse_selection(heads, "heads")
+    return HeadList(f"{layers}:{heads}", (chosen,))
 
 
 def parse_heads(text: str) -> HeadList:

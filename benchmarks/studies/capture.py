@@ -9,7 +9,7 @@ from ...vdit_core.grid import TokenGrid
 from ...vdit_core.host.comfy import attach
 from ...vdit_core.program import Asker, Capture
 from ...vdit_core.record import Measurement, Record
-from ...vdit_core.selection import every_layer, parse_selection
+from ...vdit_core.selection import parse_selection, parse_where
 from ..checks import Check, at_most
 from ..watch import AWKWARD, Heard, Sampling, listening
 
@@ -25,8 +25,7 @@ def run(quick: bool = False) -> list[Check]:
 
 def _compare(size: int) -> list[Check]:
     sampling, record = Sampling(), Record()
-    heads, steps = parse_selection("all", "heads"), parse_selection("all", "steps")
-    where = every_layer(parse_selection("all", "layers"), heads)
+    where, steps = parse_where("all", "all"), parse_selection("all", "steps")
     model = attach(sampling.model, Capture(Asker("capture"), where, steps, record, map_size=size))
     calls: list[Heard] = []
     with listening(calls.append):

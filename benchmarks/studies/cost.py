@@ -28,13 +28,13 @@ from ...vdit_core.host.toy_sampling import encode_prompts
 from ...vdit_core.host.toy_world import load_toy_world
 from ...vdit_core.program import Asker, Capture, Edit, Keep
 from ...vdit_core.record import Record
-from ...vdit_core.selection import every_layer, parse_selection
+from ...vdit_core.selection import parse_selection, parse_where
 from ...vdit_core.sources import Folder, Memory, Shelf, Source
 from ..checks import Check
 
 SHAPE = (2, 16, 5, 16, 16)  # a pair; 1,280 tokens
 STEPS = 4
-EVERYWHERE = every_layer(parse_selection("all", "layers"), parse_selection("all", "heads"))
+EVERYWHERE = parse_where("all", "all")
 CHANGES: dict[str, Change] = {
     "VDiTTemperature": Temperature(0.7),
     "VDiTTransfer, strength 1": PairTransfer(1.0),

@@ -20,12 +20,12 @@ from ...vdit_core.edits.temperature import Temperature
 from ...vdit_core.edits.transfer import PairTransfer
 from ...vdit_core.host.comfy import attach
 from ...vdit_core.program import Asker, Edit
-from ...vdit_core.selection import every_layer, parse_selection
+from ...vdit_core.selection import parse_where
 from ..checks import Check, at_least, at_most
 from ..watch import Heard, Sampling, listening
 
 LAYERS, HEADS = (1, 4), (0, 2, 3)  # what most cases edit
-WHERE = every_layer(parse_selection("1,4", "layers"), parse_selection("0,2-3", "heads"))
+WHERE = parse_where("1,4", "0,2-3")
 BUDGET = 2.0  # times the error of plain torch in the same dtype
 DTYPES = (torch.float32, torch.bfloat16)
 

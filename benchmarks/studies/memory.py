@@ -22,7 +22,7 @@ from ...vdit_core.edits.transfer import PairTransfer
 from ...vdit_core.host.comfy import attach
 from ...vdit_core.program import Asker, Capture, Edit
 from ...vdit_core.record import Record
-from ...vdit_core.selection import HeadList, every_layer, parse_selection
+from ...vdit_core.selection import parse_selection, parse_where
 from ..checks import Check, at_most
 from ..watch import Sampling
 
@@ -67,15 +67,11 @@ def run(quick: bool = False) -> list[Check]:
 
 def _capturing(model: ModelPatcher) -> ModelPatcher:
     steps = parse_selection("all", "steps")
-    return attach(model, Capture(Asker("memory"), _layers("0,-1"), steps, Record()))
+    return attach(model, Capture(Asker("memory"), parse_where("0,-1", "all"), steps, Record()))
 
 
 def _transferring(model: ModelPatcher, strength: float) -> ModelPatcher:
-    return attach(model, Edit(Asker("memory"), PairTransfer(strength), _layers("all")))
-
-
-def _layers(text: str) -> HeadList:
-    return every_layer(parse_selection(text, "layers"), parse_selection("all", "heads"))
+    return attach(model, Edit(Asker("memory"), PairTransfer(strength), parse_where("all", "all")))
 
 
 def _use(sample: Callable[[], Tensor]) -> Use:

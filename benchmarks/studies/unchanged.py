@@ -22,7 +22,7 @@ from ...vdit_core.edits.transfer import PairTransfer
 from ...vdit_core.host.comfy import attach
 from ...vdit_core.program import Asker, Capture, Edit
 from ...vdit_core.record import Record
-from ...vdit_core.selection import every_layer, parse_selection
+from ...vdit_core.selection import parse_selection, parse_where
 from ..checks import Check, at_most
 from ..watch import Sampling
 
@@ -119,15 +119,12 @@ def _cancel(step: int) -> None:
 
 
 def _edited(model: ModelPatcher, change: Change, layers: str = "all") -> ModelPatcher:
-    where = every_layer(parse_selection(layers, "layers"), parse_selection("0-1", "heads"))
-    return attach(model, Edit(Asker("unchanged"), change, where))
+    return attach(model, Edit(Asker("unchanged"), change, parse_where(layers, "0-1")))
 
 
 def _captured(model: ModelPatcher, record: Record) -> ModelPatcher:
-    where = every_layer(parse_selection("all", "layers"), parse_selection("all", "heads"))
-    return attach(
-        model, Capture(Asker("unchanged"), where, parse_selection("mid", "steps"), record)
-    )
+    where, steps = parse_where("all", "all"), parse_selection("mid", "steps")
+    return attach(model, Capture(Asker("unchanged"), where, steps, record))
 
 
 def _maps(sampling: Sampling, model: ModelPatcher, record: Record) -> Tensor:

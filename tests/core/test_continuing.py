@@ -23,7 +23,7 @@ from vdit_attention.vdit_core.record import (
     save_record,
 )
 from vdit_attention.vdit_core.run import Run
-from vdit_attention.vdit_core.selection import every_layer, parse_selection
+from vdit_attention.vdit_core.selection import parse_selection, parse_where
 from vdit_attention.vdit_core.sites import Layout, Site
 from vdit_attention.vdit_core.steps import Schedule
 
@@ -35,9 +35,8 @@ FIRST = Header("Wan", 1, 2, GRID, 64, HIGH, None, 0.3, 0.5)
 
 
 def capture(earlier: Record | None, **settings: Any) -> Capture:
-    everything = parse_selection("all", "layers")
-    where = every_layer(everything, everything)
-    return Capture(Asker("Low"), where, everything, Record(), earlier=earlier, **settings)
+    where, steps = parse_where("all", "all"), parse_selection("all", "steps")
+    return Capture(Asker("Low"), where, steps, Record(), earlier=earlier, **settings)
 
 
 def measurement(step: int, sigma: float, grid: TokenGrid | None = None) -> Measurement:

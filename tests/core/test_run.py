@@ -20,7 +20,7 @@ from vdit_attention.vdit_core.plan import AttentionPlan, Blocks, Threshold
 from vdit_attention.vdit_core.program import Asker, Capture, Edit, Window, conflicts
 from vdit_attention.vdit_core.record import Record
 from vdit_attention.vdit_core.run import Run
-from vdit_attention.vdit_core.selection import every_layer, parse_selection
+from vdit_attention.vdit_core.selection import parse_selection, parse_where
 from vdit_attention.vdit_core.sites import Call, Layout, Site
 from vdit_attention.vdit_core.steps import Schedule
 
@@ -34,13 +34,12 @@ def schedule(*sigmas: float) -> Schedule:
 
 
 def edit(change: Change, layers: str = "all", name: str = "A", heads: str = "all") -> Edit:
-    where = every_layer(parse_selection(layers, "layers"), parse_selection(heads, "heads"))
-    return Edit(Asker(name), change, where)
+    return Edit(Asker(name), change, parse_where(layers, heads))
 
 
 def capture(layers: str = "all", steps: str = "all") -> Capture:
-    where = every_layer(parse_selection(layers, "layers"), parse_selection("all", "heads"))
-    return Capture(Asker("C"), where, parse_selection(steps, "steps"), Record())
+    where, at = parse_where(layers, "all"), parse_selection(steps, "steps")
+    return Capture(Asker("C"), where, at, Record())
 
 
 def operands(value: float = 1.0) -> Operands:

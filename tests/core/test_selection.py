@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vdit_attention.vdit_core.selection import (
-    every_layer,
     parse_heads,
     parse_selection,
+    parse_where,
     write_heads,
 )
 
@@ -123,7 +123,7 @@ def test_a_malformed_head_list_is_an_error(text: str, message: str) -> None:
 
 
 def test_a_head_that_does_not_exist_is_named_with_its_layer() -> None:
-    where = every_layer(parse_selection("1", "layers"), parse_selection("3", "heads"))
+    where = parse_where("1", "3")
     with pytest.raises(ValueError) as error:
         where.resolve((4, 2))
     assert str(error.value) == (

@@ -32,7 +32,7 @@ from vdit_attention.vdit_core.host.comfy import attach
 from vdit_attention.vdit_core.pairs import pair_latent, pair_prompts
 from vdit_attention.vdit_core.program import Asker, Capture, Keep
 from vdit_attention.vdit_core.record import Record, load_record, save_record
-from vdit_attention.vdit_core.selection import every_layer, parse_selection, parse_where
+from vdit_attention.vdit_core.selection import parse_selection, parse_where
 from vdit_attention.vdit_core.sources import Memory, Source
 
 LONG = 7  # latent frames
@@ -193,7 +193,7 @@ def test_a_source_can_neither_be_kept_nor_replayed_in_windows(model: ModelPatche
 
 
 def test_frames_cannot_be_chosen_where_each_call_sees_others(model: ModelPatcher) -> None:
-    where = every_layer(LAYERS, parse_selection("all", "heads"))
+    where = parse_where("all", "all")
     frames, steps = parse_selection("0-1", "frames"), parse_selection("all", "steps")
     watched = attach(cut(model), Capture(Asker("Capture"), where, steps, Record(), frames=frames))
     with pytest.raises(ValueError) as error:
