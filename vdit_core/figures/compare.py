@@ -100,7 +100,9 @@ def _quality_report(judged: Judged) -> list[str]:
 
 
 def _number(value: float | None, wide: int, digits: int) -> str:
-    return f"{'–':>{wide}}" if value is None else f"{value:>{wide}.{digits}f}"
+    if value is None:
+        return f"{'–':>{wide}}"
+    return f"{round(value, digits) + 0.0:>{wide}.{digits}f}"  # + 0.0: no minus before a zero
 
 
 def _report(a: Tensor, scores: Scores) -> str:
