@@ -23,6 +23,7 @@ COMFYUI = {
 }
 HOSTS = COMFYUI | {"diffusers"}
 TORCH_ONLY = sorted(p for p in CORE.rglob("*.py") if "host" not in p.relative_to(CORE).parts)
+NUMPY_1 = {"add", "array_split", "atleast_2d", "concatenate", "int64", "matmul", "uint8", "uint32"}
 UPPER_ROOMS = {"host", "nodes", "tests", "benchmarks"}
 
 
@@ -74,6 +75,15 @@ def test_the_host_does_not_know_the_doorways(path: Path) -> None:
 def test_a_doorway_does_not_know_tests_or_benchmarks(path: Path) -> None:
     names = {name.split(".")[1] for name in imported(path) if name.startswith("vdit_attention.")}
     assert names <= {"nodes", "vdit_core"}
+
+
+def test_numpy_1_is_enough() -> None:
+    """ComfyUI allows it, and the tests run with numpy 2: before a name is added, look it up."""
+    files = [*CORE.rglob("*.py"), *(REPO / "nodes").rglob("*.py")]
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+    of_numpy = [x for x in nodes if isinstance(x, ast.Attribute) and ast.unparse(x.value) == "np"]
+    assert {node.attr for node in of_numpy} == NUMPY_1
+    assert not {name for path in files for name in imported(path) if name.startswith("numpy.")}
 
 
 def test_importing_the_pack_imports_neither_comfy_nor_torch() -> None:
