@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from .fused import attention_and_lse
 from .heads import HeadGroup
 from .tiles import Softmax
+
+if TYPE_CHECKING:  # torch 2.4, which ComfyUI still takes, has no such module
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 def block_masses(softmax: Softmax, size: int) -> Tensor:
@@ -64,8 +67,7 @@ def block_attend(
     """
     q, k = group.own.q.to(dtype), group.own.keys.mT.to(dtype).contiguous()
     kept, v = kept.to(v.device), v.to(dtype)
-    flexible = v.is_cuda and group.own.mask is None and find_spec("triton") is not None
-    if flexible and size % 64 == 0:
+    if v.is_cuda and group.own.mask is None and size % 64 == 0 and _has_flex():
         return flex_attend(q, k, v, kept, size, _compiled_flex())
     return _gathered(group.own, q, k, v, kept, size)
 
@@ -81,6 +83,8 @@ def flex_attend(
 
 def flex_mask(kept: Tensor, size: int, lengths: tuple[int, int]) -> BlockMask:
     """The same blocks for FlexAttention. kept: [B, H, nq, nk] bool."""
+    from torch.nn.attention.flex_attention import BlockMask
+
     order = kept.int().argsort(stable=True, dim=-1, descending=True).int()
     count = kept.sum(-1).int()
     return BlockMask.from_kv_blocks(
@@ -89,7 +93,19 @@ def flex_mask(kept: Tensor, size: int, lengths: tuple[int, int]) -> BlockMask:
 
 
 @cache
+def _has_flex() -> bool:
+    """Whether FlexAttention is there, compiles, and takes lengths that are no whole blocks."""
+    if find_spec("triton") is None or find_spec("torch.nn.attention.flex_attention") is None:
+        return False
+    from torch.nn.attention.flex_attention import BlockMask
+
+    return "seq_lengths" in signature(BlockMask.from_kv_blocks).parameters
+
+
+@cache
 def _compiled_flex() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
     return torch.compile(flex_attention)
 
 
