@@ -46,7 +46,7 @@ def _on_cpu(
 
 def _on_cuda(q: Tensor, k: Tensor, v: Tensor, factor: float) -> tuple[Tensor, Tensor] | None:
     """None where neither kernel takes these tensors, or the user has switched both off."""
-    params = SDPAParams(q, k, v, None, 0.0, False, False)
+    params = _params(q, k, v)
     if q.dtype in HALF and q.shape[-1] % 8 == 0 and can_use_flash_attention(params):
         out = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, scale=factor)
         return out[0], out[1]
@@ -55,6 +55,15 @@ def _on_cuda(q: Tensor, k: Tensor, v: Tensor, factor: float) -> tuple[Tensor, Te
         out = attend(q, k, v, None, True, scale=factor)
         return out[0], out[1][..., : q.shape[2]]  # the kernel pads the queries of the lse
     return None
+
+
+def _params(q: Tensor, k: Tensor, v: Tensor) -> SDPAParams:
+    """No mask, no dropout, not causal, no grouped keys, of which torch 2.4 knows nothing yet."""
+    given = q, k, v, None, 0.0, False
+    try:
+        return SDPAParams(*given, False)
+    except TypeError:
+        return SDPAParams(*given)  # pyright: ignore[reportCallIssue]
 
 
 def _in_tiles(
