@@ -77,6 +77,13 @@ def test_a_doorway_does_not_know_tests_or_benchmarks(path: Path) -> None:
     assert names <= {"nodes", "vdit_core"}
 
 
+def test_what_torch_2_4_lacks_is_imported_only_where_it_is_used() -> None:
+    bodies = [ast.parse(path.read_text("utf-8")).body for path in CORE.rglob("*.py")]
+    at_once = [node.module for body in bodies for node in body if isinstance(node, ast.ImportFrom)]
+    assert "torch.backends.cuda" in at_once
+    assert not [name for name in at_once if name and "flex_attention" in name]
+
+
 def test_numpy_1_is_enough() -> None:
     """ComfyUI allows it, and the tests run with numpy 2: before a name is added, look it up."""
     files = [*CORE.rglob("*.py"), *(REPO / "nodes").rglob("*.py")]
