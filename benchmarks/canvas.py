@@ -55,7 +55,7 @@ EXTRA = {  # pixels for what a node shows below its widgets
     "SaveVideo": 200,
     "VDiTAttentionMap": 330,
     "VDiTCapture": 44,  # the line that says what it did
-    "VDiTCompareVideos": 410,  # with room for a prompt
+    "VDiTCompareVideos": 330,
     "VDiTFreezeHeads": 44,
     "VDiTLayerSweep": 44,
     "VDiTDetectSinks": 330,
@@ -66,7 +66,7 @@ EXTRA = {  # pixels for what a node shows below its widgets
     "VDiTSkipHeads": 44,
     "VDiTSparsity": 190,  # a line for each layer
     "VDiTStatistics": 330,
-    "VDiTSweepReport": 410,
+    "VDiTSweepReport": 330,
     "VDiTStructure": 330,
     "VDiTTemperature": 44,
     "VDiTTextAttention": 330,

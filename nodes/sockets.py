@@ -160,7 +160,6 @@ def judge_inputs() -> list[io.Input]:
         io.String.Input(
             "prompt",
             default="",
-            multiline=True,
             optional=True,
             tooltip="With clip and clip_vision: what the videos should show. CLIP reads about the "
             "first 75 tokens. Empty: not measured.",
