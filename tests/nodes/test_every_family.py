@@ -15,7 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from vdit_attention.tests.nodes import tiny
 from vdit_attention.tests.nodes.families import FAMILIES, JOINT, Family, dense
 from vdit_attention.tests.nodes.tiny import HEADS
-from vdit_attention.tests.nodes.wan_variants import VARIANTS, older_than
+from vdit_attention.tests.nodes.wan_variants import VARIANTS, or_skipped
 from vdit_attention.vdit_core.edits.temperature import Temperature
 from vdit_attention.vdit_core.grid import TokenGrid
 from vdit_attention.vdit_core.host.comfy import layout_of
@@ -23,9 +23,7 @@ from vdit_attention.vdit_core.host.comfy import layout_of
 
 @pytest.fixture(params=(*FAMILIES, *VARIANTS), ids=lambda family: family.name, scope="module")
 def family(request: pytest.FixtureRequest) -> Family:
-    if older_than(request.param.since):
-        pytest.skip(f"only ComfyUI {request.param.since} or newer takes what is given here")
-    return request.param
+    return or_skipped(request.param)
 
 
 @pytest.fixture(scope="module")

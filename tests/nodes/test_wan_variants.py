@@ -14,7 +14,13 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from vdit_attention.tests.nodes import tiny
 from vdit_attention.tests.nodes.families import Family, dense
-from vdit_attention.tests.nodes.wan_variants import CAUSAL, VARIANTS, Variant, older_than
+from vdit_attention.tests.nodes.wan_variants import (
+    CAUSAL,
+    VARIANTS,
+    Variant,
+    older_than,
+    or_skipped,
+)
 from vdit_attention.tests.oracle import assert_as_good_as_torch
 from vdit_attention.vdit_core.edits.temperature import Temperature
 from vdit_attention.vdit_core.edits.transfer import PairTransfer
@@ -23,9 +29,7 @@ from vdit_attention.vdit_core.pairs import pair_latent, pair_prompts
 
 @pytest.fixture(params=VARIANTS, ids=lambda family: family.name, scope="module")
 def family(request: pytest.FixtureRequest) -> Variant:
-    if older_than(request.param.since):
-        pytest.skip(f"only ComfyUI {request.param.since} or newer takes what is given here")
-    return request.param
+    return or_skipped(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import comfy.ldm.wan.model
 import comfy.ldm.wan.model_multitalk as multitalk
@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from vdit_attention.tests.nodes import families, tiny
 from vdit_attention.tests.nodes.families import Family, Seen, numbered
 from vdit_attention.tests.nodes.tiny import COLS, FRAMES, HEADS, LAYERS, ROWS, Conditioning
+
+F = TypeVar("F", bound=Family)
 
 WIDTH = tiny.CONFIG["dim"]
 Extras = dict[str, Any]
@@ -92,6 +94,13 @@ def older_than(version: str) -> bool:
         for text in (comfyui_version.__version__, version)
     )
     return now < then
+
+
+def or_skipped(family: F) -> F:
+    """The family, where this ComfyUI takes what its tests give it."""
+    if older_than(family.since):
+        pytest.skip(f"only ComfyUI {family.since} or newer takes what is given here")
+    return family
 
 
 def video(channels: int = 16, frames: int = FRAMES, rows: int = ROWS, cols: int = COLS) -> Tensor:
